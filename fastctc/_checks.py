@@ -1,0 +1,331 @@
+"""What the arguments of the loss must be, and what is said where they are not.
+
+Where torch's loss has a sentence for a mistake, it is the sentence used here: programs match on it.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+NONE = REDUCTIONS["none"]
+DTYPE_CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
+INTEGRAL = frozenset(
+    {
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.uint16,
+        torch.uint32,
+        torch.uint64,
+    }
+)
+# The names torch's own messages use.
+SCALAR_TYPES = {
+    torch.int64: "Long",
+    torch.int32: "Int",
+    torch.int16: "Short",
+    torch.int8: "Char",
+    torch.uint8: "Byte",
+    torch.bool: "Bool",
+    torch.complex32: "ComplexHalf",
+    torch.complex64: "ComplexFloat",
+    torch.complex128: "ComplexDouble",
+}
+WHILE_CHECKING = "(while checking arguments for ctc_loss_allocate_outputs)"
+
+
+class Options(NamedTuple):
+    """The scalar arguments of the loss, checked."""
+
+    blank: int
+    reduction: int
+    zero_infinity: bool
+    from_logits: bool
+    batch_first: bool
+    true_grad: bool
+
+
+class Problem(NamedTuple):
+    """Tensors that are ready for a kernel, and the leading arguments of its call."""
+
+    scores: Tensor
+    targets: Tensor
+    input_lengths: Tensor
+    target_lengths: Tensor
+    arguments: tuple[Any, ...]
+    # What the call writes: shape of the loss; time and batch stride of a contiguous gradient.
+    loss_shape: tuple[int, ...]
+    grad_strides: tuple[int, int]
+    options: Options
+
+
+def check_options(
+    blank: Any,
+    reduction: Any,
+    zero_infinity: Any,
+    from_logits: Any,
+    batch_first: Any,
+    grad: Any,
+) -> Options:
+    """Check the scalar arguments, except for what depends on the tensors."""
+    if reduction not in ("mean", "sum", "none"):
+        reduction = deprecated_reduction(reduction)
+    if type(blank) is not int:
+        blank = integer("blank", blank)
+    if grad != "torch" and grad != "true":
+        raise ValueError(f"grad must be 'torch' or 'true', got {grad!r}")
+    return Options(
+        blank,
+        REDUCTIONS[reduction],
+        zero_infinity if type(zero_infinity) is bool else flag("zero_infinity", zero_infinity),
+        from_logits if type(from_logits) is bool else flag("from_logits", from_logits),
+        batch_first if type(batch_first) is bool else flag("batch_first", batch_first),
+        grad == "true",
+    )
+
+
+def deprecated_reduction(reduction: Any) -> str:
+    """The reduction that an old name stands for."""
+    if reduction == "elementwise_mean":
+        warnings.warn(
+            "reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead.",
+            stacklevel=4,
+        )
+        return "mean"
+    raise ValueError(f"{reduction} is not a valid value for reduction")
+
+
+def integer(name: str, value: Any) -> int:
+    """An int from anything that is a whole number, but not from a bool or a float."""
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise invalid_arguments(f"{name} must be an int, got {type(value).__name__}")
+
+
+def flag(name: str, value: Any) -> bool:
+    """A bool from Python's or numpy's."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise invalid_arguments(f"{name} must be a bool, got {type(value).__name__}")
+
+
+def invalid_arguments(reason: str) -> TypeError:
+    """What a call with an argument of the wrong type raises."""
+    return TypeError(f"ctc_loss() received an invalid combination of arguments - {reason}")
+
+
+def check_tensors(log_probs: Any, targets: Any) -> None:
+    """The two arguments that can be nothing but tensors."""
+    for name, value in (("log_probs", log_probs), ("targets", targets)):
+        if not isinstance(value, Tensor):
+            raise invalid_arguments(f"{name} must be a Tensor, got {type(value).__name__}")
+
+
+def lengths_as_tensors(input_lengths: Any, target_lengths: Any) -> tuple[Tensor, Tensor]:
+    """Both lengths as tensors; they come as two tensors, or as two lists or tuples."""
+    both = (input_lengths, target_lengths)
+    if isinstance(input_lengths, Tensor) and isinstance(target_lengths, Tensor):
+        return both
+    if not all(isinstance(lengths, (list, tuple)) for lengths in both):
+        kinds = " and ".join(type(lengths).__name__ for lengths in both)
+        raise invalid_arguments(
+            "input_lengths and target_lengths must both be tensors, or both lists or tuples of "
+            f"ints, got {kinds}"
+        )
+    return (
+        length_list("input_lengths", input_lengths),
+        length_list("target_lengths", target_lengths),
+    )
+
+
+def length_list(name: str, lengths: list[Any] | tuple[Any, ...]) -> Tensor:
+    """An int64 tensor from a list or tuple of ints."""
+    values = [
+        length if type(length) is int else integer(f"{name}[{row}]", length)
+        for row, length in enumerate(lengths)
+    ]
+    for row, length in enumerate(values):
+        if not -(2**63) <= length < 2**63:
+            raise RuntimeError(f"{name}[{row}] is {length}, which does not fit into 64 bits")
+    return torch.tensor(values, dtype=torch.int64, device="cpu")
+
+
+def host_lengths(name: str, lengths: Tensor, batch: int) -> Tensor:
+    """Lengths as contiguous int64 values on the host, one for each row."""
+    if lengths.dtype not in INTEGRAL:
+        raise RuntimeError(f"{name} must be integral")
+    if lengths.numel() != batch:
+        raise RuntimeError(f"{name} must be of size batch_size")
+    return lengths.detach().to(device="cpu", dtype=torch.int64).contiguous()
+
+
+def check_scores(log_probs: Tensor) -> None:
+    """Raise for scores that no kernel takes, in torch's order of checks."""
+    if not log_probs.is_cpu:
+        raise NotImplementedError(
+            f"fastctc.ctc_loss serves tensors on cpu, and log_probs is on {log_probs.device}"
+        )
+    if log_probs.layout is not torch.strided:
+        raise NotImplementedError(
+            f"log_probs must be a dense tensor (layout torch.strided), got {log_probs.layout}"
+        )
+    if log_probs.dtype not in DTYPE_CODES:
+        name = SCALAR_TYPES.get(log_probs.dtype, str(log_probs.dtype).removeprefix("torch."))
+        raise NotImplementedError(f"\"ctc_loss_cpu\" not implemented for '{name}'")
+    if log_probs.numel() == 0:
+        raise RuntimeError("log_probs tensor must not be empty")
+    if log_probs.dim() not in (2, 3):
+        raise RuntimeError(
+            f"Expected 3-dimensional tensor, but got {log_probs.dim()}-dimensional tensor for "
+            f"argument #1 'log_probs' {WHILE_CHECKING}"
+        )
+
+
+def dense_targets(targets: Tensor, batch: int) -> Tensor:
+    """Labels as int64 on the host, with adjacent labels of a row adjacent in memory."""
+    if targets.dim() not in (1, 2):
+        raise RuntimeError(
+            f"Expected 1 to 2 dimensions, but got {targets.dim()}-dimensional tensor for "
+            f"argument #2 'targets' {WHILE_CHECKING}"
+        )
+    if targets.dim() == 2 and targets.size(0) != batch:
+        raise RuntimeError(
+            f"Expected tensor to have size {batch} at dimension 0, but got size "
+            f"{targets.size(0)} for argument #2 'targets' {WHILE_CHECKING}"
+        )
+    return targets.detach().to(device="cpu", dtype=torch.int64).contiguous()
+
+
+def prepare(
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor,
+    target_lengths: Tensor,
+    options: Options,
+) -> Problem:
+    """Check the tensors' types and shapes, and lay them out for a kernel.
+
+    What a length or a label may be is the kernel's to check: see `raise_status`.
+    """
+    dtype = DTYPE_CODES.get(log_probs.dtype)
+    shape = log_probs.shape
+    dims = len(shape)
+    if (
+        dtype is None
+        or not log_probs.is_cpu
+        or log_probs.layout is not torch.strided
+        or not 2 <= dims <= 3
+        or 0 in shape
+    ):
+        check_scores(log_probs)
+    if log_probs.is_neg():
+        log_probs = log_probs.resolve_neg()
+    strides = log_probs.stride()
+    if strides[-1] != 1 and shape[-1] != 1:
+        log_probs = log_probs.contiguous()
+        strides = log_probs.stride()
+    loss_shape: tuple[int, ...] = ()
+    if dims == 2:
+        frames, classes = shape
+        batch = 1
+        stride_t, stride_n = strides[0], 0
+        grad_strides = (classes, 0)
+    elif options.batch_first:
+        batch, frames, classes = shape
+        stride_n, stride_t, _ = strides
+        grad_strides = (classes, frames * classes)
+    else:
+        frames, batch, classes = shape
+        stride_t, stride_n, _ = strides
+        grad_strides = (batch * classes, classes)
+    if options.reduction == NONE and dims == 3:
+        loss_shape = (batch,)
+
+    input_lengths = host_lengths("input_lengths", input_lengths, batch)
+    target_lengths = host_lengths("target_lengths", target_lengths, batch)
+    if not 0 <= options.blank < classes:
+        raise RuntimeError("blank must be in label range")
+    targets = dense_targets(targets, batch)
+    width = targets.shape[-1]
+    arguments = (
+        log_probs.data_ptr(),
+        dtype,
+        frames,
+        batch,
+        classes,
+        stride_t,
+        stride_n,
+        targets.data_ptr(),
+        width,
+        max(width, 1) if targets.dim() == 2 else 0,
+        input_lengths.data_ptr(),
+        target_lengths.data_ptr(),
+        options.blank,
+        options.from_logits,
+        options.zero_infinity,
+        options.true_grad,
+        options.reduction,
+    )
+    return Problem(
+        log_probs,
+        targets,
+        input_lengths,
+        target_lengths,
+        arguments,
+        loss_shape,
+        grad_strides,
+        options,
+    )
+
+
+def check_max_target_length(max_target_length: Any, target_lengths: Tensor) -> None:
+    """Hold the caller to the bound on target lengths that the workspace is sized by."""
+    bound = integer("max_target_length", max_target_length)
+    longest = int(target_lengths.max())
+    if longest > bound:
+        row = int(target_lengths.argmax())
+        raise ValueError(f"target_lengths[{row}] is {longest}, above max_target_length={bound}")
+
+
+def raise_status(problem: Problem, status: tuple[int, int, int, int]) -> None:
+    """Raise for a length or label that a kernel found out of range."""
+    code, row, value, extra = status
+    _, _, frames, _, classes = problem.arguments[:5]
+    width = problem.targets.shape[-1]
+    if code == 1:
+        raise RuntimeError(
+            f"Expected input_lengths to have value at most {frames}, but got value {value} "
+            f"{WHILE_CHECKING}"
+        )
+    if code in (2, 3):
+        name = "input_lengths" if code == 2 else "target_lengths"
+        raise RuntimeError(
+            f"Expected {name} to have value at least 0, but got value {value} {WHILE_CHECKING}"
+        )
+    if code == 4:
+        longest = int(problem.target_lengths.max())
+        raise RuntimeError(
+            f"Expected tensor to have size at least {longest} at dimension 1, but got size "
+            f"{width} for argument #2 'targets' {WHILE_CHECKING}"
+        )
+    if code == 5:
+        raise RuntimeError(
+            f"Expected tensor to have size {value} at dimension 0, but got size {width} for "
+            f"argument #2 'targets' {WHILE_CHECKING}"
+        )
+    raise IndexError(
+        f"targets: label {value} at position {extra} of row {row} is out of bounds for "
+        f"{classes} classes: it must be at least 0 and below {classes}"
+    )

@@ -1,0 +1,135 @@
+"""The loss as registered torch operators, for torch.compile and whatever else goes by dispatcher.
+
+Eager calls do not come here: dispatching and the generated autograd node cost more than a small
+loss does. The operators recompute the forward pass in the backward one, so that a compiled graph
+holds no gradient between the two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastctc import _checks, _cpu
+from fastctc._checks import NONE, Options
+
+_OPTIONS = (
+    "int blank, int reduction, bool zero_infinity, bool from_logits, bool batch_first, "
+    "bool true_grad"
+)
+_TENSORS = "Tensor log_probs, Tensor targets, Tensor input_lengths, Tensor target_lengths"
+SECOND_DERIVATIVE = (
+    "fastctc.ctc_loss has no second derivative: its gradient cannot be differentiated again "
+    "(backward was called with create_graph=True, and then through the gradient)"
+)
+
+torch.library.define(
+    "fastctc::ctc_loss",
+    f"({_TENSORS}, {_OPTIONS}) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+torch.library.define(
+    "fastctc::ctc_loss_backward",
+    f"(Tensor grad_out, {_TENSORS}, {_OPTIONS}) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+@torch.library.impl("fastctc::ctc_loss", "CPU")
+def _loss(
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor,
+    target_lengths: Tensor,
+    *options: Any,
+) -> Tensor:
+    problem = _checks.prepare(
+        log_probs, targets, input_lengths, target_lengths, Options(*options)
+    )
+    loss, _ = _cpu.compute(problem, want_loss=True, want_grad=False)
+    assert loss is not None
+    return loss
+
+
+@torch.library.impl("fastctc::ctc_loss_backward", "CPU")
+def _loss_backward(
+    grad_out: Tensor,
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor,
+    target_lengths: Tensor,
+    *options: Any,
+) -> Tensor:
+    problem = _checks.prepare(
+        log_probs, targets, input_lengths, target_lengths, Options(*options)
+    )
+    _, grad = _cpu.compute(problem, want_loss=False, want_grad=True, grad_out=grad_out)
+    assert grad is not None
+    return grad
+
+
+@torch.library.register_fake("fastctc::ctc_loss")
+def _loss_fake(
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor,
+    target_lengths: Tensor,
+    blank: int,
+    reduction: int,
+    zero_infinity: bool,
+    from_logits: bool,
+    batch_first: bool,
+    true_grad: bool,
+) -> Tensor:
+    shape = []
+    if reduction == NONE and log_probs.dim() == 3:
+        shape = [log_probs.size(0 if batch_first else 1)]
+    return log_probs.new_empty(shape, dtype=_cpu.loss_dtype(log_probs.dtype))
+
+
+@torch.library.register_fake("fastctc::ctc_loss_backward")
+def _loss_backward_fake(
+    grad_out: Tensor,
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor,
+    target_lengths: Tensor,
+    *options: Any,
+) -> Tensor:
+    return log_probs.new_empty(log_probs.shape)
+
+
+def _save_loss_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:4])
+    ctx.options = inputs[4:]
+
+
+def _loss_vjp(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    grad = torch.ops.fastctc.ctc_loss_backward(grad_out, *ctx.saved_tensors, *ctx.options)
+    return (grad, *[None] * 9)
+
+
+def _no_second_derivative(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    raise RuntimeError(SECOND_DERIVATIVE)
+
+
+torch.library.register_autograd(
+    "fastctc::ctc_loss", _loss_vjp, setup_context=_save_loss_inputs
+)
+torch.library.register_autograd("fastctc::ctc_loss_backward", _no_second_derivative)
+
+
+def ctc_loss(
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor,
+    target_lengths: Tensor,
+    options: Options,
+) -> Tensor:
+    """Call the registered operator."""
+    loss: Tensor = torch.ops.fastctc.ctc_loss(
+        log_probs, targets, input_lengths, target_lengths, *options
+    )
+    return loss

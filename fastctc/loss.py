@@ -1,0 +1,228 @@
+"""The CTC loss: a function and a module that take the place of torch's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from fastctc import _checks, _cpu, _ops
+from fastctc._checks import Problem
+
+Lengths = Tensor | Sequence[int]
+
+
+class _Loss(torch.autograd.Function):
+    """The loss with its gradient computed along, while the lattice is at hand.
+
+    The first backward pass hands that gradient over without copying it; a second one computes it
+    anew. float16 gradients wait for the backward pass instead: they are too coarse to be scaled
+    after rounding, and training in float16 scales its losses.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, log_probs: Tensor, problem: Problem) -> Tensor:
+        ctx.save_for_backward(
+            log_probs, problem.targets, problem.input_lengths, problem.target_lengths
+        )
+        ctx.options = problem.options
+        loss, ctx.gradient = _cpu.compute(
+            problem, want_loss=True, want_grad=log_probs.dtype is not torch.float16
+        )
+        assert loss is not None
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        (grad_out,) = grad_outputs
+        # Autograd copies a gradient that anyone else still refers to.
+        gradient, ctx.gradient = ctx.gradient, None
+        if not torch.is_grad_enabled():
+            return _scaled_gradient(ctx, gradient, grad_out), None
+        with torch.no_grad():
+            gradient = _scaled_gradient(ctx, gradient, grad_out)
+        return _FirstDerivative.apply(gradient, ctx.saved_tensors[0], grad_out), None
+
+
+class _FirstDerivative(torch.autograd.Function):
+    """The gradient as a function of the scores, one that refuses to be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, log_probs: Tensor, grad_out: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        raise RuntimeError(_ops.SECOND_DERIVATIVE)
+
+
+def _scaled_gradient(ctx: Any, gradient: Tensor | None, grad_out: Tensor) -> Tensor:
+    """The gradient times `grad_out`, made of the gradient at hand where that loses nothing."""
+    scale = None
+    if grad_out.numel() == 1:
+        scale = grad_out.item()
+    elif grad_out.stride() == (0,):  # a sum or mean of the rows came after the loss
+        scale = grad_out[0].item()
+    if scale == 1.0:
+        return gradient if gradient is not None else _recomputed_gradient(ctx, None)
+    if ctx.saved_tensors[0].dtype in _cpu.HALF:
+        return _recomputed_gradient(ctx, grad_out)  # scaled first, rounded once
+    finite = bool(grad_out.isfinite().all()) if scale is None else math.isfinite(scale)
+    if not finite:
+        return _recomputed_gradient(ctx, grad_out)  # which keeps 0 * inf off padded frames
+    if gradient is None:
+        gradient = _recomputed_gradient(ctx, None)
+    if scale is not None:
+        return gradient.mul_(scale)
+    return gradient.mul_(grad_out.view((-1, 1, 1) if ctx.options.batch_first else (1, -1, 1)))
+
+
+def _recomputed_gradient(ctx: Any, grad_out: Tensor | None) -> Tensor:
+    """The gradient from the saved tensors."""
+    problem = _checks.prepare(*ctx.saved_tensors, ctx.options)
+    _, gradient = _cpu.compute(problem, want_loss=False, want_grad=True, grad_out=grad_out)
+    assert gradient is not None
+    return gradient
+
+
+def _wants_dispatcher(log_probs: Tensor) -> bool:
+    """Whether something that works by dispatching has to see the call.
+
+    That is a tracer, a torch.func transform, forward-mode differentiation, a dispatch mode, or a
+    tensor of its own class.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or type(log_probs) not in (Tensor, torch.nn.Parameter)
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or log_probs.is_meta
+    )
+
+
+def ctc_loss(
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Lengths,
+    target_lengths: Lengths,
+    blank: int = 0,
+    reduction: str = "mean",
+    zero_infinity: bool = False,
+    *,
+    from_logits: bool = False,
+    batch_first: bool = False,
+    grad: str = "torch",
+    max_target_length: int | None = None,
+) -> Tensor:
+    """Connectionist temporal classification loss, a drop-in for ``torch.nn.functional.ctc_loss``.
+
+    Args:
+        log_probs: (T, N, C), or (N, T, C) with ``batch_first``, or (T, C) for one utterance:
+            natural-log probabilities, or logits with ``from_logits``. float64, float32, float16 or
+            bfloat16, on the CPU, with any strides.
+        targets: labels, (N, S) padded, or (sum(target_lengths),) concatenated; (S,) or (1, S) for
+            one utterance. Any dtype. What lies past a row's length is ignored.
+        input_lengths: frames of each row: N integers in a tensor, list or tuple. Frames past them
+            are padding, with a gradient of exactly 0.
+        target_lengths: labels of each row, likewise, and of the same kind as `input_lengths`.
+        blank: index of the blank class.
+        reduction: "none" for the N losses, "mean" for the batch mean of loss / max(labels, 1), or
+            "sum".
+        zero_infinity: rows whose labels do not fit into their frames count as loss 0 and gradient
+            0, instead of inf and NaN.
+        from_logits: apply a log-softmax over the classes, fused into the loss.
+        batch_first: `log_probs` has its batch dimension first.
+        grad: the gradient of log-probabilities. "torch" is exp(log_probs) - posterior, right behind
+            a log-softmax. "true" is -posterior, the derivative by the scores as given, right for
+            scores that were scaled after normalising, or never normalised. Without effect on
+            logits.
+        max_target_length: a bound that every target length is known to stay within.
+
+    Returns:
+        0-d, or (N,) for reduction "none" of a batch. Of the dtype of `log_probs`, but float32 for
+        float16 and bfloat16.
+
+    Raises:
+        RuntimeError: a shape or length does not fit; the sentence is torch's.
+        IndexError: a label is outside of the classes.
+        TypeError: an argument is of the wrong type.
+        ValueError: no such `reduction` or `grad`, or a target is longer than `max_target_length`.
+        NotImplementedError: `log_probs` has a dtype, layout or device that is not served.
+    """
+    options = _checks.check_options(
+        blank, reduction, zero_infinity, from_logits, batch_first, grad
+    )
+    _checks.check_tensors(log_probs, targets)
+    input_lengths, target_lengths = _checks.lengths_as_tensors(input_lengths, target_lengths)
+    if _wants_dispatcher(log_probs):
+        return _ops.ctc_loss(log_probs, targets, input_lengths, target_lengths, options)
+    problem = _checks.prepare(log_probs, targets, input_lengths, target_lengths, options)
+    if max_target_length is not None:
+        _checks.check_max_target_length(max_target_length, problem.target_lengths)
+    if log_probs.requires_grad and torch.is_grad_enabled():
+        result: Tensor = _Loss.apply(log_probs, problem)
+        return result
+    loss, _ = _cpu.compute(problem, want_loss=True, want_grad=False)
+    assert loss is not None
+    return loss
+
+
+class CTCLoss(torch.nn.CTCLoss):
+    """Connectionist temporal classification loss, a drop-in for ``torch.nn.CTCLoss``.
+
+    The options are those of `ctc_loss`, which says what they mean; calling the module takes
+    ``(log_probs, targets, input_lengths, target_lengths)``.
+
+    Raises:
+        ValueError: no such `reduction` or `grad`.
+        TypeError: an option is of the wrong type.
+    """
+
+    def __init__(
+        self,
+        blank: int = 0,
+        reduction: str = "mean",
+        zero_infinity: bool = False,
+        *,
+        from_logits: bool = False,
+        batch_first: bool = False,
+        grad: str = "torch",
+        max_target_length: int | None = None,
+    ) -> None:
+        _checks.check_options(blank, reduction, zero_infinity, from_logits, batch_first, grad)
+        super().__init__(blank, reduction, zero_infinity)
+        self.from_logits = from_logits
+        self.batch_first = batch_first
+        self.grad = grad
+        self.max_target_length = max_target_length
+
+    def forward(
+        self, log_probs: Tensor, targets: Tensor, input_lengths: Lengths, target_lengths: Lengths
+    ) -> Tensor:
+        """The loss of one batch: see `ctc_loss`."""
+        return ctc_loss(
+            log_probs,
+            targets,
+            input_lengths,
+            target_lengths,
+            self.blank,
+            self.reduction,
+            self.zero_infinity,
+            from_logits=self.from_logits,
+            batch_first=self.batch_first,
+            grad=self.grad,
+            max_target_length=self.max_target_length,
+        )
+
+    def extra_repr(self) -> str:
+        """The options, as they show in ``print(model)``."""
+        names = ("blank", "reduction", "zero_infinity", "from_logits", "batch_first", "grad")
+        shown = [f"{name}={getattr(self, name)!r}" for name in names]
+        if self.max_target_length is not None:
+            shown.append(f"max_target_length={self.max_target_length}")
+        return ", ".join(shown)

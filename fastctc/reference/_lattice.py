@@ -1,0 +1,165 @@
+"""Forward-backward over the CTC lattice in the log domain, one utterance after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+try:
+    import numba
+except ImportError as error:
+    raise ImportError(
+        "the reference implementation of fastctc needs numba: pip install fastctc[reference]"
+    ) from error
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NEG_INF = -np.inf
+
+
+def compiled(function: F) -> F:
+    """Compile with numba, keeping the result on disk where numba finds a place for it."""
+    try:
+        kernel: F = numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # neither the package's folder nor a home folder can be written to
+        kernel = numba.njit(nogil=True)(function)
+    return kernel
+
+
+@compiled
+def log_add(a: float, b: float) -> float:
+    """log(exp(a) + exp(b)), where -inf stands for log(0)."""
+    if a < b:
+        a, b = b, a
+    if b == NEG_INF:
+        return a
+    return a + np.log1p(np.exp(b - a))
+
+
+@compiled
+def log_softmax(scores: np.ndarray) -> np.ndarray:
+    """Normalise each frame of (T, C) logits; a frame of nothing but -inf becomes NaN."""
+    result = np.empty_like(scores)
+    for t in range(scores.shape[0]):
+        largest = scores[t].max()
+        total = 0.0
+        for c in range(scores.shape[1]):
+            total += np.exp(scores[t, c] - largest)
+        log_total = np.log(total)
+        for c in range(scores.shape[1]):
+            result[t, c] = (scores[t, c] - largest) - log_total
+    return result
+
+
+@compiled
+def is_poisoned(log_probs: np.ndarray) -> bool:
+    """Whether any value is NaN or +inf, so that the row has no loss."""
+    for t in range(log_probs.shape[0]):
+        for c in range(log_probs.shape[1]):
+            if not log_probs[t, c] < np.inf:
+                return True
+    return False
+
+
+@compiled
+def with_blanks(labels: np.ndarray, blank: int) -> np.ndarray:
+    """The states of the lattice: a blank before, between and after the labels."""
+    states = np.full(2 * labels.size + 1, blank, dtype=np.int64)
+    states[1::2] = labels
+    return states
+
+
+@compiled
+def can_skip(states: np.ndarray, s: int) -> bool:
+    """Whether a path may enter label state `s` from the label before it, leaving out the blank."""
+    return s % 2 == 1 and s >= 3 and states[s] != states[s - 2]
+
+
+@compiled
+def forward(log_probs: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """alpha[t, s]: log-probability of all path beginnings that are in state s at frame t."""
+    frames = log_probs.shape[0]
+    alpha = np.full((frames, states.size), NEG_INF)
+    alpha[0, 0] = log_probs[0, states[0]]
+    if states.size > 1:
+        alpha[0, 1] = log_probs[0, states[1]]
+    for t in range(1, frames):
+        for s in range(states.size):
+            total = alpha[t - 1, s]
+            if s >= 1:
+                total = log_add(total, alpha[t - 1, s - 1])
+            if can_skip(states, s):
+                total = log_add(total, alpha[t - 1, s - 2])
+            alpha[t, s] = total + log_probs[t, states[s]]
+    return alpha
+
+
+@compiled
+def backward_step(beta: np.ndarray, frame: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """One frame back: `beta` belongs to the frame whose log-probabilities are `frame`."""
+    result = np.empty_like(beta)
+    count = states.size
+    for s in range(count):
+        total = beta[s] + frame[states[s]]
+        if s + 1 < count:
+            total = log_add(total, beta[s + 1] + frame[states[s + 1]])
+        if s + 2 < count and can_skip(states, s + 2):
+            total = log_add(total, beta[s + 2] + frame[states[s + 2]])
+        result[s] = total
+    return result
+
+
+@compiled
+def occupancy(
+    log_probs: np.ndarray, states: np.ndarray, alpha: np.ndarray, log_likelihood: float
+) -> np.ndarray:
+    """(T, C) probability that a path of the target emits class c at frame t."""
+    frames, classes = log_probs.shape
+    posterior = np.zeros((frames, classes))
+    # beta[s] leaves out the emission of its own frame, so that alpha + beta counts it once.
+    beta = np.full(states.size, NEG_INF)
+    beta[states.size - 1] = 0.0
+    if states.size > 1:
+        beta[states.size - 2] = 0.0
+    for t in range(frames - 1, -1, -1):
+        for s in range(states.size):
+            posterior[t, states[s]] += np.exp(alpha[t, s] + beta[s] - log_likelihood)
+        if t > 0:
+            beta = backward_step(beta, log_probs[t], states)
+    return posterior
+
+
+@compiled
+def utterance(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    blank: int,
+    from_logits: bool,
+    true_grad: bool,
+    want_grad: bool,
+) -> tuple[float, np.ndarray]:
+    """Loss and (T, C) gradient of one utterance whose (T, C) scores are all valid frames.
+
+    Where no path can spell the labels the loss is inf and the gradient NaN.
+    """
+    frames, classes = scores.shape
+    if frames == 0:
+        return (0.0 if labels.size == 0 else np.inf), np.zeros((0, classes))
+    log_probs = log_softmax(scores) if from_logits else scores
+    if is_poisoned(log_probs):
+        return np.nan, np.full((frames, classes), np.nan)
+    states = with_blanks(labels, blank)
+    alpha = forward(log_probs, states)
+    log_likelihood = alpha[frames - 1, states.size - 1]
+    if states.size > 1:
+        log_likelihood = log_add(log_likelihood, alpha[frames - 1, states.size - 2])
+    if log_likelihood == NEG_INF:
+        return np.inf, np.full((frames, classes), np.nan)
+    if not want_grad:
+        return -log_likelihood, np.zeros((0, classes))
+    gradient = -occupancy(log_probs, states, alpha, log_likelihood)
+    if from_logits or not true_grad:
+        gradient += np.exp(log_probs)
+    return -log_likelihood, gradient
