@@ -7,11 +7,11 @@
 namespace fastctc {
 
 struct CudaDevice {
-    char name[256];          // zero-terminated
-    int major;               // compute capability
-    int minor;
-    int multiprocessors;
-    std::int64_t memory;     // total, in bytes
+  char name[256];  // zero-terminated
+  int major;       // compute capability
+  int minor;
+  int multiprocessors;
+  std::int64_t memory;  // total, in bytes
 };
 
 // Number of devices; 0 when there is no driver, or when it is older than the runtime needs.
