@@ -1,0 +1,1 @@
+"""Speed, memory and accuracy of fastctc, measured beside its peers: ``python -m benchmarks``."""

@@ -1,0 +1,108 @@
+"""Time two contenders in turn, so that both meet the same machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Step = Callable[[], object]
+
+
+class Pedantic(Protocol):
+    """What is used of pytest-benchmark's fixture."""
+
+    disabled: bool
+    stats: Any
+
+    def pedantic(self, target: Step, *, setup: Step, rounds: int) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Seconds per call in the order measured; round i is ``peer[i]``, then ``ours[i]``.
+
+    ``cpu_share`` is the processor time that this process got per second measured: with one
+    thread, well below 1 says that other programs were in the way.
+    """
+
+    ours: tuple[float, ...]
+    peer: tuple[float, ...]
+    cpu_share: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster ours is: the ratio of the medians."""
+        return statistics.median(self.peer) / statistics.median(self.ours)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Lower and upper quartile of the ratios of the single rounds."""
+        ratios = sorted(p / o for p, o in zip(self.peer, self.ours, strict=True))
+        if len(ratios) == 1:
+            return ratios[0], ratios[0]
+        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        return low, high
+
+
+def choose_rounds(seconds_per_round: float, budget: float, fewest: int, most: int) -> int:
+    """Rounds that fit into ``budget`` seconds, within the bounds (``fewest`` wins)."""
+    return max(fewest, min(most, int(budget / max(seconds_per_round, 1e-9))))
+
+
+def interleave(
+    benchmark: Pedantic,
+    ours: Step,
+    peer: Step,
+    *,
+    rounds: int,
+    calls: int = 1,
+    pause: float = 0.0,
+    before_ours: Step | None = None,
+    before_peer: Step | None = None,
+) -> Samples:
+    """Measure peer, ours, peer, ours ... for ``rounds`` rounds of ``calls`` calls each.
+
+    Ours is what pytest-benchmark times; the peer runs in its ``setup``, on the same clock. Each
+    side starts after ``pause`` seconds of idling, so that worker threads which the other side
+    left spinning have gone to sleep, and after its own untimed ``before_*`` step.
+    """
+    peer_seconds: list[float] = []
+    cpu_seconds = 0.0
+
+    def many(step: Step) -> None:
+        for _ in range(calls):
+            step()
+
+    def prepare(before: Step | None) -> None:
+        if before is not None:
+            before()
+        if pause:
+            time.sleep(pause)
+
+    def measure_peer() -> None:
+        prepare(before_peer)
+        nonlocal cpu_seconds
+        cpu_start, start = time.process_time(), time.perf_counter()
+        many(peer)
+        peer_seconds.append(time.perf_counter() - start)
+        cpu_seconds += time.process_time() - cpu_start
+        prepare(before_ours)
+
+    def measure_ours() -> None:
+        nonlocal cpu_seconds
+        cpu_start = time.process_time()
+        many(ours)
+        cpu_seconds += time.process_time() - cpu_start
+
+    benchmark.pedantic(measure_ours, setup=measure_peer, rounds=rounds)
+    if benchmark.disabled:
+        raise RuntimeError("benchmarks measure nothing under --benchmark-disable")
+    ours_seconds = benchmark.stats.stats.data
+    return Samples(
+        tuple(seconds / calls for seconds in ours_seconds),
+        tuple(seconds / calls for seconds in peer_seconds),
+        cpu_seconds / (sum(ours_seconds) + sum(peer_seconds)),
+    )

@@ -1,0 +1,81 @@
+"""Peak memory of one loss and gradient, measured in a process of its own (Linux only).
+
+Run as ``python -m benchmarks.memory CONTENDER WORKLOAD``: prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.peers import OURS, PEERS
+from benchmarks.shapes import QUICK_WORKLOADS, WORKLOADS, Shape, make_case
+
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+def why_unsupported() -> str | None:
+    """A sentence where this system does not tell a process its peak memory, else None."""
+    if STATUS.exists() and CLEAR_REFS.exists():
+        return None
+    return "peak memory is read from /proc/self/status, which only Linux has"
+
+
+def _status_bytes(field: str) -> int:
+    for line in STATUS.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024
+    raise RuntimeError(f"{STATUS} has no field {field}")
+
+
+def peak_of_step(contender: str, shape: Shape) -> int:
+    """Bytes by which resident memory grew at its highest while one step ran.
+
+    The inputs are there before; the new gradient counts.
+    """
+    prepare = (OURS if contender == OURS.name else PEERS[contender]).prepare
+    # A first tiny call, so that what libraries set up once is not counted.
+    prepare(make_case(Shape("warm-up", 4, 1, 4, 2, "")), "logits", "train").step()
+    step = prepare(make_case(shape), "logits", "train").step
+    CLEAR_REFS.write_text("5")  # resets VmHWM, the peak of the resident set
+    before = _status_bytes("VmRSS")
+    step()
+    return max(0, _status_bytes("VmHWM") - before)
+
+
+def measure_in_subprocess(contender: str, workload: str, *, quick: bool) -> int:
+    """``peak_of_step`` in a fresh interpreter on one thread."""
+    command = [sys.executable, "-m", "benchmarks.memory", contender, workload]
+    finished = subprocess.run(
+        command + ["--quick"] * quick,
+        cwd=Path(__file__).resolve().parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if finished.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{finished.stderr}")
+    return int(json.loads(finished.stdout.splitlines()[-1])["peak_bytes"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
+    parser.add_argument("contender", choices=[OURS.name, *PEERS])
+    parser.add_argument("workload", choices=list(WORKLOADS))
+    parser.add_argument("--quick", action="store_true", help="use the tiny shapes")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    shapes = QUICK_WORKLOADS if arguments.quick else WORKLOADS
+    peak = peak_of_step(arguments.contender, shapes[arguments.workload])
+    print(json.dumps({"peak_bytes": peak}))
+
+
+if __name__ == "__main__":
+    main()

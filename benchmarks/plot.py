@@ -1,0 +1,107 @@
+"""A picture of how many times as fast as torch the loss is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+
+from benchmarks.targets import target_of
+
+SERIES = (
+    # (threads, CPU target asked for), label, colour
+    ((1, "auto"), "1 thread", "#1f5fa8"),
+    ((2, "auto"), "2 threads", "#7fb2e5"),
+    ((1, "avx2"), "1 thread, AVX2 forced", "#c9862b"),
+)
+PANELS = (("logits", "From logits"), ("log_probs", "From log-probabilities"))
+
+
+def _chosen(row: dict[str, Any], scores: str) -> bool:
+    return (
+        row["kind"] == "speed"
+        and row["scores"] == scores
+        and row["mode"] == "train"
+        and row["lengths"] == "full"
+        and row["dtype"] == "float32"
+        and row["peer"] == "torch"
+    )
+
+
+def draw(document: dict[str, Any], path: Path) -> bool:
+    """Write the picture to ``path``; False where the run has no row to show."""
+    rows = [bench["extra_info"] for bench in document["benchmarks"] if bench["extra_info"]]
+    panels = [(title, [row for row in rows if _chosen(row, scores)]) for scores, title in PANELS]
+    panels = [(title, chosen) for title, chosen in panels if chosen]
+    if not panels:
+        return False
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(5.2 * len(panels), 4.4), sharey=True, squeeze=False
+    )
+    for axis, (title, chosen) in zip(axes[0], panels, strict=True):
+        _draw_panel(axis, title, chosen)
+    axes[0][0].set_ylabel("times as fast as torch (log scale)")
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for _, _, colour in SERIES]
+    handles.append(Line2D([], [], color="black", linewidth=2))
+    labels = [label for _, label, _ in SERIES]
+    figure.legend(
+        handles, [*labels, "target"], loc="lower center", ncol=len(handles), frameon=False
+    )
+    figure.suptitle(
+        "CTC loss, forward and backward, float32, against log_softmax + torch's ctc_loss\n"
+        f"{document['machine_info']['cpu']['model']}, {document['datetime'][:10]}",
+        fontsize=11,
+    )
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return True
+
+
+def _draw_panel(axis: Any, title: str, rows: list[dict[str, Any]]) -> None:
+    workloads = sorted({row["workload"] for row in rows})
+    width = 0.8 / len(SERIES)
+    for place, (key, _, colour) in enumerate(SERIES):
+        for row in rows:
+            if (row["threads"], row["cpu_target"]) != key:
+                continue
+            x = workloads.index(row["workload"]) + (place - (len(SERIES) - 1) / 2) * width
+            axis.bar(x, row["ratio"], width * 0.94, color=colour)
+            axis.annotate(
+                f"{row['ratio']:.0f}" if row["ratio"] >= 9.5 else f"{row['ratio']:.1f}",
+                (x, max(row["ratio"], 1)),
+                textcoords="offset points",
+                xytext=(0, 2),
+                ha="center",
+                fontsize=6.5,
+            )
+            target = None if row["quick"] else target_of(row)
+            if target is not None:
+                edges = (x - width / 2, x + width / 2)
+                axis.hlines(target.limit, *edges, color="black", linewidth=2)
+    axis.axhline(1, color="grey", linewidth=1)
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_xticks(range(len(workloads)))
+    shapes = {row["workload"]: f"{row['T']}\n{row['N']}\n{row['C']}\n{row['S']}" for row in rows}
+    axis.set_xticklabels([f"{name}\n{shapes[name]}" for name in workloads], fontsize=8)
+    axis.annotate(
+        "\nT\nN\nC\nS",
+        (0, 0),
+        xycoords="axes fraction",
+        xytext=(-12, -5),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        fontsize=8,
+        linespacing=1.2,
+    )
+    axis.set_title(title, fontsize=10)
+    axis.grid(axis="y", alpha=0.3)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
