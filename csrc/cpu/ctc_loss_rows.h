@@ -1,0 +1,171 @@
+// What is done to whole rows of scores: softmax statistics, emissions of the target's labels, and the gradient.
+#pragma once
+
+#include "ctc_loss_lattice.h"
+
+namespace {
+
+// Calls body(first class, scores, lanes not seen before) for every vector of a row of C classes. A last, partial vector
+// is moved back to end at C; only rows shorter than one vector are padded, with -inf.
+template <class S, class X, class Body>
+FASTCTC_INLINE void for_each_vector(const X* row, int64_t C, Body body) {
+  constexpr int W = S::W;
+  if (C < W) {
+    body(int64_t(0), load_part<S>(row, C, -(typename S::Scalar)__builtin_inf()), int64_t(W));
+    return;
+  }
+  int64_t c = 0;
+  for (; c + W <= C; c += W) body(c, load_as<S>(row + c), int64_t(W));
+  if (c < C) body(C - W, load_as<S>(row + C - W), C - c);
+}
+
+template <class S>
+FASTCTC_INLINE typename S::F top_lanes(typename S::F x, int64_t count) {
+  if (count == S::W) return x;
+  typename S::Int mask[2 * S::W];
+  for (int i = 0; i < S::W; ++i) {
+    mask[i] = 0;
+    mask[S::W + i] = -1;
+  }
+  return S::select(S::load(mask + count), x, S::set1(0));
+}
+
+// Row maximum and sum of exp(score - maximum) of frames t0 .. t0 + frames; returns the sum of the logs of those sums.
+template <class S, class X>
+double softmax_statistics(Lattice<S>& lattice, const CtcUtterance& u, int64_t t0, int64_t frames) {
+  using F = typename S::F;
+  using Scalar = typename S::Scalar;
+  constexpr int W = S::W;
+  double product = 1;
+  for (int64_t g = 0; g < frames; g += W) {
+    const X* row[W];
+    for (int i = 0; i < W; ++i)
+      row[i] = static_cast<const X*>(u.scores) + (t0 + at_most(g + i, frames - 1)) * u.scores_stride;
+    F rows[W];
+    for (int i = 0; i < W; ++i) {
+      F best = S::set1(-(Scalar)__builtin_inf());
+      for_each_vector<S>(row[i], u.C, [&](int64_t, F x, int64_t) { best = S::at_least(x, best); });
+      rows[i] = best;
+    }
+    Scalar base[W], sum[W];
+    S::store(base, S::reduce_rows(rows, [](F a, F b) { return S::at_least(a, b); }));
+    for (int i = 0; i < W; ++i) {
+      const F top = S::set1(base[i]);
+      F total = S::set1(0);
+      for_each_vector<S>(row[i], u.C, [&](int64_t, F x, int64_t fresh) {
+        total = total + top_lanes<S>(exp_value<S>(x - top), fresh);
+      });
+      rows[i] = total;
+    }
+    S::store(sum, S::reduce_rows(rows, [](F a, F b) { return a + b; }));
+    for (int i = 0; i < W && g + i < frames; ++i) {
+      lattice.row_base[t0 + g + i] = base[i];
+      lattice.row_scale[t0 + g + i] = (Scalar)(u.grad_scale / sum[i]);
+      product *= sum[i];  // 16 factors of at most 2^31 each
+    }
+  }
+  return __builtin_log(product);
+}
+
+// Emissions of the pairs in the band, frames t0 .. t0 + frames. Returns 0, or NaN where one of them is NaN.
+template <class S, class X>
+typename S::Scalar emit(Lattice<S>& lattice, const CtcUtterance& u, typename Lattice<S>::Band band, int64_t t0,
+                        int64_t frames) {
+  using V = Scaled<S>;
+  using Scalar = typename S::Scalar;
+  constexpr int W = S::W;
+  typename S::F watch = S::set1(0);
+  for (int64_t f = 0; f < frames; ++f) {
+    const X* row = static_cast<const X*>(u.scores) + (t0 + f) * u.scores_stride;
+    const Scalar base = lattice.row_base[t0 + f];
+    Scalar* m = lattice.emission_m + f * lattice.width;
+    auto* e = lattice.emission_e + f * lattice.width;
+    // the first vector holds the blank
+    for (int64_t i = 0; i < band.end; i = i < band.first ? band.first : i + W) {
+      Scalar scores[W];
+      for (int k = 0; k < W; ++k) scores[k] = to_scalar(row[lattice.label[i + k]]);
+      const V y = emission<S>(S::load(scores), base);
+      watch = watch + (y.m - y.m);
+      V::store(m + i, e + i, y);
+    }
+  }
+  return S::sum(watch);
+}
+
+// One vector of the gradient: scale * exp(score - base) - posterior
+template <class S>
+FASTCTC_INLINE typename S::F gradient(const Lattice<S>& lattice, const CtcUtterance& u, int64_t t, typename S::F x,
+                                      typename S::F posterior) {
+  if (u.subtract_only) return S::set1(0) - posterior;
+  return exp_value<S>(x - S::set1(lattice.row_base[t])) * S::set1(lattice.row_scale[t]) - posterior;
+}
+
+// Few classes: transposed, so that one vector addition carries a label's posteriors of W frames into its class.
+template <class S, class X>
+void dense_gradient(Lattice<S>& lattice, const CtcUtterance& u, typename Lattice<S>::Band band, int64_t t0,
+                    int64_t frames) {
+  using F = typename S::F;
+  using Scalar = typename S::Scalar;
+  constexpr int W = S::W;
+  const int64_t C = u.C;
+  const F grad_scale = S::set1((Scalar)u.grad_scale);
+  Scalar* const sums = lattice.class_sum;
+  for (int64_t g = 0; g < frames; g += W) {
+    const int64_t count = at_most(W, frames - g);
+    for (int64_t i = 0; i < at_least(C, W) * W; i += W) S::store(sums + i, S::set1(0));
+    F of_labels = S::set1(0), r[W];
+    for (int64_t i = band.first; i < band.end; i += W) {
+      for (int f = 0; f < W; ++f)
+        r[f] = f < count ? S::load(lattice.posterior + (g + f) * lattice.width + i) : S::set1(0);
+      S::transpose(r);
+      for (int k = 0; k < W; ++k) {
+        Scalar* sum = sums + (int64_t)lattice.label[i + k] * W;
+        S::store(sum, S::load(sum) + r[k]);
+        of_labels = of_labels + r[k];
+      }
+    }
+    Scalar* blank = sums + u.blank * W;
+    S::store(blank, S::load(blank) + S::at_least(S::set1(0), S::set1(1) - of_labels));
+    for (int64_t c = 0; c < C; c += W) {
+      const int64_t first = c + W <= C ? c : at_least(C - W, 0);
+      for (int k = 0; k < W; ++k) r[k] = S::load(sums + (first + k) * W) * grad_scale;
+      S::transpose(r);
+      for (int64_t f = 0; f < count; ++f) {
+        const int64_t t = t0 + g + f;
+        const X* row = static_cast<const X*>(u.scores) + t * u.scores_stride + first;
+        X* out = static_cast<X*>(u.grad) + t * u.grad_stride + first;
+        if (C >= W) store_as<S>(out, gradient(lattice, u, t, load_as<S>(row), r[f]));
+        else store_part<S>(out, C, gradient(lattice, u, t, load_part<S>(row, C, 0), r[f]));
+      }
+    }
+  }
+}
+
+// Many classes: the row is made in one piece, then the target's classes are corrected label by label, in order.
+template <class S, class X>
+void sparse_gradient(Lattice<S>& lattice, const CtcUtterance& u, typename Lattice<S>::Band band, int64_t t0,
+                     int64_t frames) {
+  using F = typename S::F;
+  using Scalar = typename S::Scalar;
+  const Scalar grad_scale = (Scalar)u.grad_scale;
+  Scalar* const FASTCTC_RESTRICT made = lattice.class_sum;
+  const int64_t first = at_least(1, band.first), last = at_most(u.S, band.end - 1);
+  for (int64_t f = 0; f < frames; ++f) {
+    const int64_t t = t0 + f;
+    const X* row = static_cast<const X*>(u.scores) + t * u.scores_stride;
+    X* out = static_cast<X*>(u.grad) + t * u.grad_stride;
+    for_each_vector<S>(row, u.C, [&](int64_t c, F x, int64_t) {
+      S::store(made + c, gradient(lattice, u, t, x, S::set1(0)));
+    });
+    const Scalar* posterior = lattice.posterior + f * lattice.width;
+    Scalar of_labels = 0;
+    for (int64_t i = first; i <= last; ++i) {
+      made[lattice.label[i]] -= posterior[i] * grad_scale;
+      of_labels += posterior[i];
+    }
+    if (of_labels < 1) made[u.blank] -= (1 - of_labels) * grad_scale;
+    write_row<S>(out, made, u.C, u.stream_grad);
+  }
+}
+
+}  // namespace

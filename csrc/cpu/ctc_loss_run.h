@@ -1,0 +1,152 @@
+// One row of the batch from scores to loss and gradient. Included once by each SIMD target's translation unit.
+#pragma once
+
+#include "ctc_loss_rows.h"
+
+namespace {
+
+template <class S, class X>
+void fill_gradient(const CtcUtterance& u, double value) {
+  X filler;
+  from_scalar((typename S::Scalar)value, filler);
+  for (int64_t t = 0; t < u.T; ++t) {
+    X* out = static_cast<X*>(u.grad) + t * u.grad_stride;
+    for (int64_t c = 0; c < u.C; ++c) out[c] = filler;
+  }
+}
+
+template <class S, class X>
+void fill_impossible(const CtcUtterance& u) {
+  fill_gradient<S, X>(u, u.zero_infinity ? 0.0 : __builtin_nan(""));
+}
+
+template <class S, class X>
+struct Run {
+  CtcUtterance& u;
+  Lattice<S> lattice;
+  double log_normaliser = 0;             // sum over frames of log(sum of exp(score - base))
+  typename S::Scalar emission_watch = 0;  // NaN once an emission was
+
+  int64_t frames_of(int64_t block) const { return at_most(kBlock, u.T - block * kBlock); }
+
+  void alphas(int64_t first_block, int64_t end_block, bool first_time, bool keep) {
+    for (int64_t k = first_block; k < end_block; ++k) {
+      const int64_t t0 = k * kBlock, frames = frames_of(k);
+      const auto band = lattice.band(u, k);
+      if (first_time && u.from_logits) log_normaliser += softmax_statistics<S, X>(lattice, u, t0, frames);
+      const auto watch = emit<S, X>(lattice, u, band, t0, frames);
+      if (first_time) emission_watch += watch;
+      if (u.grad) lattice.block_bits[k] = lattice.alpha_bits;
+      if (keep) {
+        const int64_t at = (k - first_block) * kBlock * lattice.width;
+        lattice.template alpha_block<true>(band, frames, lattice.kept_m + at, lattice.kept_e + at);
+      } else {
+        lattice.template alpha_block<false>(band, frames, nullptr, nullptr);
+      }
+    }
+  }
+
+  void save(int64_t segment) {
+    FASTCTC_COPY(lattice.saved_m + segment * 2 * lattice.width, lattice.alpha_m,
+                 2 * lattice.width * sizeof *lattice.alpha_m);
+    FASTCTC_COPY(lattice.saved_e + segment * 2 * lattice.width, lattice.alpha_e,
+                 2 * lattice.width * sizeof *lattice.alpha_e);
+  }
+  void restore(int64_t segment, int64_t first_block) {
+    FASTCTC_COPY(lattice.alpha_m, lattice.saved_m + segment * 2 * lattice.width,
+                 2 * lattice.width * sizeof *lattice.alpha_m);
+    FASTCTC_COPY(lattice.alpha_e, lattice.saved_e + segment * 2 * lattice.width,
+                 2 * lattice.width * sizeof *lattice.alpha_e);
+    lattice.alpha_bits = lattice.block_bits[first_block];
+  }
+
+  void run() {
+    lattice.lay_out(u, u.workspace);
+    lattice.start(u);
+    if (!u.from_logits)
+      for (int64_t t = 0; t < u.T; ++t) {
+        lattice.row_base[t] = 0;
+        lattice.row_scale[t] = (typename S::Scalar)u.grad_scale;
+      }
+    const int64_t segments = lattice.segments(), stride = lattice.segment_blocks;
+    for (int64_t s = 0; s < segments; ++s) {
+      if (u.grad) save(s);
+      alphas(s * stride, at_most(lattice.blocks, (s + 1) * stride), true, u.grad && s == segments - 1);
+    }
+    double mantissa;
+    int64_t exponent;
+    const double log_probability = lattice.log_probability(u, &mantissa, &exponent);
+    u.loss = log_normaliser - log_probability + emission_watch;
+    if (!u.grad) return;
+    if (u.loss != u.loss) return fill_gradient<S, X>(u, u.loss);
+    if (u.loss == __builtin_inf()) return fill_impossible<S, X>(u);
+    lattice.start_beta(u, mantissa);
+    for (int64_t s = segments - 1; s >= 0; --s) {
+      const int64_t first = s * stride, end = at_most(lattice.blocks, first + stride);
+      if (s != segments - 1) {
+        restore(s, first);
+        alphas(first, end, false, true);
+      }
+      for (int64_t k = end - 1; k >= first; --k) backward(k, (k - first) * kBlock * lattice.width, exponent);
+    }
+  }
+
+  void backward(int64_t k, int64_t kept_at, int64_t exponent) {
+    const int64_t t0 = k * kBlock, frames = frames_of(k);
+    const auto band = lattice.band(u, k);
+    emit<S, X>(lattice, u, band, t0, frames);
+    lattice.beta_block(band, frames, lattice.kept_m + kept_at, lattice.kept_e + kept_at,
+                       lattice.block_bits[k] + lattice.beta_bits - exponent);
+    if (lattice.dense) dense_gradient<S, X>(lattice, u, band, t0, frames);
+    else sparse_gradient<S, X>(lattice, u, band, t0, frames);
+  }
+};
+
+template <class S, class X>
+void run_utterance(CtcUtterance& u) {
+  Run<S, X>{u, {}}.run();
+}
+
+// SF and SD: the target's vectors of float and of double. dtype as in fastctc::DType.
+template <class SF, class SD>
+int64_t workspace_bytes(int dtype, const CtcUtterance& u) {
+  if (dtype == 3) return Lattice<SD>{}.lay_out(u, nullptr);
+  return Lattice<SF>{}.lay_out(u, nullptr);
+}
+
+template <class SF, class SD>
+void run_any(int dtype, CtcUtterance& u) {
+  switch (dtype) {
+    case 0:
+      return run_utterance<SF, Float16>(u);
+    case 1:
+      return run_utterance<SF, BFloat16>(u);
+    case 2:
+      return run_utterance<SF, float>(u);
+    default:
+      return run_utterance<SD, double>(u);
+  }
+}
+
+template <class SF, class SD>
+void fill_any(int dtype, const CtcUtterance& u) {
+  switch (dtype) {
+    case 0:
+      return fill_impossible<SF, Float16>(u);
+    case 1:
+      return fill_impossible<SF, BFloat16>(u);
+    case 2:
+      return fill_impossible<SF, float>(u);
+    default:
+      return fill_impossible<SD, double>(u);
+  }
+}
+
+}  // namespace
+
+#define FASTCTC_DEFINE_CTC_LOSS_KERNELS(name, float_lanes)                       \
+  const fastctc::CtcLossKernels fastctc::name = {                                \
+      workspace_bytes<Simd<float, float_lanes>, Simd<double, float_lanes / 2>>,  \
+      run_any<Simd<float, float_lanes>, Simd<double, float_lanes / 2>>,          \
+      fill_any<Simd<float, float_lanes>, Simd<double, float_lanes / 2>>,         \
+  };

@@ -1,0 +1,142 @@
+// Numbers as mantissa * 2^exponent, each lane with its own integer exponent: the lattice multiplies thousands of
+// probabilities, and no single scale per frame holds both the best path and the one that turns out to survive.
+// Mantissas stay within [2^-8, 2^60) between two renormalisations (16 frames), so one mantissa product is finite.
+#pragma once
+
+#include "vec.h"
+
+namespace {
+
+// Exponents, in bits relative to the best state of the block of frames before:
+//   an emission more than 2^18 bits (181,704 nats) away from its frame's base counts as -inf: kDeadEmission;
+//   a state below kDeadBelow counts as impossible and is put to kDead.
+// 16 frames of legitimate emissions cost at most 2^22 bits and so never reach kDeadBelow, one dead emission always does,
+// and two dead states with 16 dead emissions each still add up without wrapping an int32.
+constexpr int kEmissionBits = 1 << 18;
+constexpr int kDeadEmission = -(1 << 24);
+constexpr int kDeadBelow = -(1 << 23);
+constexpr int kAllDeadBelow = -(1 << 24) + (1 << 21);
+constexpr int kDead = -(1 << 27);
+
+template <class S>
+struct Scaled {
+  using F = typename S::F;
+  using I = typename S::I;
+  using Scalar = typename S::Scalar;
+  using Int = typename S::Int;
+  using Traits = FloatTraits<Scalar>;
+
+  F m;
+  I e;
+
+  FASTCTC_INLINE Scaled dead() { return {S::set1(1), S::set1i(kDead)}; }
+  FASTCTC_INLINE Scaled load(const Scalar* m, const Int* e) { return {S::load(m), S::load(e)}; }
+  FASTCTC_INLINE void store(Scalar* m, Int* e, Scaled a) {
+    S::store(m, a.m);
+    S::store(e, a.e);
+  }
+
+  // 2^(biased - kBias), exactly 0 from kBias bits below 1 on
+  FASTCTC_INLINE F power_of_two(I biased) {
+    return S::from_bits(S::shift_left(S::max(biased, S::set1i(0)), Traits::kMantissaBits));
+  }
+
+  FASTCTC_INLINE Scaled add(Scaled a, Scaled b) {
+    const I e = S::max(a.e, b.e);
+    const I unbias = e - S::set1i(Traits::kBias);
+    return {a.m * power_of_two(a.e - unbias) + b.m * power_of_two(b.e - unbias), e};
+  }
+  FASTCTC_INLINE Scaled multiply(Scaled a, Scaled b) { return {a.m * b.m, a.e + b.e}; }
+  FASTCTC_INLINE Scaled select(I mask, Scaled a, Scaled b) {
+    return {S::select(mask, a.m, b.m), S::select(mask, a.e, b.e)};
+  }
+  FASTCTC_INLINE Scaled shift_up(Scaled cur, Scaled prev) {
+    return {S::shift_up(cur.m, prev.m), S::shift_up(cur.e, prev.e)};
+  }
+  FASTCTC_INLINE Scaled shift_down(Scaled cur, Scaled next) {
+    return {S::shift_down(cur.m, next.m), S::shift_down(cur.e, next.e)};
+  }
+  // the plain number a * 2^e, 0 where it is below the type's normal range
+  FASTCTC_INLINE F value(F m, I e) { return m * power_of_two(e + S::set1i(Traits::kBias)); }
+
+  // mantissa back into [1, 2); NaN stays NaN
+  FASTCTC_INLINE Scaled normalised(Scaled a) {
+    const I bits = S::bits(a.m);
+    const I k = S::shift_right(bits, Traits::kMantissaBits) - S::set1i(Traits::kBias);
+    const I not_finite = S::less(S::set1i(Traits::kBias), k);
+    return {S::select(not_finite, a.m, S::from_bits(bits - S::shift_left(k, Traits::kMantissaBits))),
+            S::select(not_finite, a.e, a.e + k)};
+  }
+};
+
+// e^r for |r| <= kEmissionBits * ln 2 (or NaN) as polynomial value in [0.70, 1.42] and integer power of two.
+// Two-part ln 2 (Cody and Waite) keeps the argument exact without fused multiply-add too. Exactly 1 at 0.
+template <class S>
+FASTCTC_INLINE Scaled<S> exp_parts(typename S::F r, typename S::F r_low) {
+  using F = typename S::F;
+  using Scalar = typename S::Scalar;
+  constexpr bool single = sizeof(Scalar) == 4;
+  // adding 1.5 * 2^mantissa bits rounds to an integer and leaves it in the low bits
+  const F round = S::set1(single ? (Scalar)12582912.0 : (Scalar)6755399441055744.0);
+  const F shifted = r * S::set1((Scalar)1.4426950408889634) + round;
+  const F n = shifted - round;
+  F f = r - n * S::set1((Scalar)(single ? 0.693359375 : 6.93147180369123816490e-01));
+  f = f - n * S::set1((Scalar)(single ? -2.12194440054690583e-4 : 1.90821492927058770002e-10));
+  f = f + r_low;
+  F p;
+  if constexpr (single) {
+    // least maximum relative error (2e-9) on [-ln2/2, ln2/2] with the constant term held at 1
+    p = S::set1(0.0013843607157468796f);
+    p = p * f + S::set1(0.008374195545911789f);
+    p = p * f + S::set1(0.04166800528764725f);
+    p = p * f + S::set1(0.16666430234909058f);
+    p = p * f + S::set1(0.4999999403953552f);
+  } else {
+    // Taylor to the 14th power: the remainder is below 1e-17 on the interval
+    p = S::set1(1.0 / 87178291200.0);
+    p = p * f + S::set1(1.0 / 6227020800.0);
+    p = p * f + S::set1(1.0 / 479001600.0);
+    p = p * f + S::set1(1.0 / 39916800.0);
+    p = p * f + S::set1(1.0 / 3628800.0);
+    p = p * f + S::set1(1.0 / 362880.0);
+    p = p * f + S::set1(1.0 / 40320.0);
+    p = p * f + S::set1(1.0 / 5040.0);
+    p = p * f + S::set1(1.0 / 720.0);
+    p = p * f + S::set1(1.0 / 120.0);
+    p = p * f + S::set1(1.0 / 24.0);
+    p = p * f + S::set1(1.0 / 6.0);
+    p = p * f + S::set1(0.5);
+  }
+  p = p * f + S::set1(1);
+  p = p * f + S::set1(1);
+  return {p, S::bits(shifted) - S::bits(round)};
+}
+
+// e^r as a plain number: 0 below the type's normal range, inf above it, NaN for NaN
+template <class S>
+FASTCTC_INLINE typename S::F exp_value(typename S::F r) {
+  using Scalar = typename S::Scalar;
+  // just past the largest finite power, where the exponent field is that of inf
+  const Scalar highest = (Scalar)((FloatTraits<Scalar>::kBias + 1.2) * 0.69314718055994530942);
+  const Scaled<S> parts = exp_parts<S>(S::at_most(S::set1(highest), S::at_least(S::set1(-2 * highest), r)), S::set1(0));
+  return Scaled<S>::value(parts.m, parts.e);
+}
+
+// e^(x - base) with the rounding of the subtraction made up for, so that logits in the thousands keep float accuracy.
+// -inf, and whatever is kEmissionBits below the base, becomes a dead emission.
+template <class S>
+FASTCTC_INLINE Scaled<S> emission(typename S::F x, typename S::Scalar base) {
+  using F = typename S::F;
+  using Scalar = typename S::Scalar;
+  const Scalar span = (Scalar)(kEmissionBits * 0.69314718055994530942);
+  const F lowest = S::set1(base - span), highest = S::set1(base + span), b = S::set1(base);
+  const auto dead = S::less(x, lowest);
+  x = S::at_most(highest, S::at_least(lowest, x));
+  const F r = x - b, back = r - x;
+  const F lost = (x - (r - back)) - (b + back);
+  Scaled<S> a = exp_parts<S>(r, lost);
+  a.e = S::select(dead, S::set1i(kDeadEmission), a.e);
+  return a;
+}
+
+}  // namespace
