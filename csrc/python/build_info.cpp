@@ -68,8 +68,6 @@ int cuda_driver() {
 
 }  // namespace
 
-namespace fastctc::python {
-
 void bind_build_info(py::module_& m) {
   m.def("build_info", &build_info_dict, "What this module was built from and for, as a dict.");
   m.def("cuda_devices", &cuda_device_list,
@@ -78,5 +76,3 @@ void bind_build_info(py::module_& m) {
   m.def("cuda_driver_version", &cuda_driver,
         "Newest CUDA version the driver serves, 1000 * major + 10 * minor; 0 without a driver.");
 }
-
-}  // namespace fastctc::python
