@@ -125,12 +125,30 @@ def test_tagged_wheel_installs_and_its_record_is_right(wheel, work):
     out.mkdir()
     tagged = build_wheel.retag(wheel, "cpu", out)
     site = work / "site"
-    run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(tagged))
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--target",
+        str(site),
+        str(tagged),
+    )
     listing = run(sys.executable, "-m", "pip", "list", "--path", str(site))
     assert f"{BASE}+cpu" in listing
-    code = "import fastctc, sys; print(fastctc.__version__, fastctc.build_info()['compiled'])"
-    isolated = f"import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'ScikitBuild' not in type(f).__name__]; sys.path.insert(0, {str(site)!r}); {code}"
-    assert run(sys.executable, "-c", isolated, cwd=work).split() == [f"{BASE}+cpu", "True"]
+    # An editable install finds the source tree first; its finder must not answer here.
+    code = (
+        "import sys\n"
+        "sys.meta_path = [f for f in sys.meta_path if 'ScikitBuild' not in type(f).__name__]\n"
+        f"sys.path.insert(0, {str(site)!r})\n"
+        "import fastctc\n"
+        "print(fastctc.__version__, fastctc.build_info()['compiled'], fastctc.__file__)"
+    )
+    version, compiled, file = run(sys.executable, "-c", code, cwd=work).split()
+    assert (version, compiled) == (f"{BASE}+cpu", "True")
+    assert Path(file).is_relative_to(site)
 
 
 def test_a_wheel_tagged_against_its_contents_is_found_out(wheel, work):
@@ -221,7 +239,10 @@ def configure(folder: Path, *options: str, **environment: str) -> subprocess.Com
     import pybind11
 
     command = ["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *options]
-    command += [f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
+    command += [
+        f"-DPython_EXECUTABLE={sys.executable}",
+        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+    ]
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": tools, **environment}
     return subprocess.run(command, capture_output=True, text=True, env=env)
