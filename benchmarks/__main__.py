@@ -47,21 +47,25 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parsed
 
 
-def destination(parsed: argparse.Namespace) -> Path:
-    """Where the JSON goes. A partial run never replaces a committed one unless asked to."""
-    partial = parsed.quick or parsed.k
-    folder = parsed.out or (HERE.parent / "runs" / "benchmarks" if partial else HERE / "results")
-    folder.mkdir(parents=True, exist_ok=True)
-    if parsed.name:
-        name = parsed.name
-    elif partial:
-        name = f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    else:
-        from benchmarks.machine import describe_cpu, fastctc_build
+def choose_folder(parsed: argparse.Namespace) -> Path:
+    """A partial run never replaces a committed one unless asked to."""
+    if parsed.out:
+        return Path(parsed.out)
+    if parsed.quick or parsed.k:
+        return HERE.parent / "runs" / "benchmarks"
+    return HERE / "results"
 
-        label = f"{describe_cpu()['model']} {fastctc_build()['cpu_target']}"
-        name = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
-    return Path(folder / f"{name}.json")
+
+def choose_name(parsed: argparse.Namespace) -> str:
+    """File name without suffix: the machine's for a full run, else the time."""
+    if parsed.name:
+        return str(parsed.name)
+    if parsed.quick or parsed.k:
+        return f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    from benchmarks.machine import describe_cpu, fastctc_build
+
+    label = f"{describe_cpu()['model']} {fastctc_build()['cpu_target']}"
+    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
 
 
 def run(parsed: argparse.Namespace, target: Path) -> int:
@@ -93,7 +97,8 @@ def run(parsed: argparse.Namespace, target: Path) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     parsed = parse(arguments)
-    target = destination(parsed)
+    target = choose_folder(parsed).resolve() / f"{choose_name(parsed)}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
     status = run(parsed, target)
     if not target.is_file() or not json.loads(target.read_text() or "{}").get("benchmarks"):
         print("nothing was measured", file=sys.stderr)

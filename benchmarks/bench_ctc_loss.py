@@ -115,11 +115,10 @@ def test_speed(benchmark: Any, row: Row, quick: bool, threads: int, cpu_target: 
     if missing:
         pytest.skip(missing)
     case = make_case(shape_of(row, quick), row.lengths, row.dtype)
-    contenders = [each.prepare(case, row.scores, row.mode) for each in (OURS, peer)]
-    check_agreement(*contenders)
-    rounds = rounds_for(*contenders, quick)
+    ours, theirs = (each.prepare(case, row.scores, row.mode) for each in (OURS, peer))
+    check_agreement(ours, theirs)
+    rounds = rounds_for(ours, theirs, quick)
     pause = PAUSE if threads > 1 else 0.0
-    ours, theirs = contenders
     samples = interleave(benchmark, ours.step, theirs.step, rounds=rounds, pause=pause)
     benchmark.group = f"{row.subject} {row.scores} {row.mode}"
     benchmark.extra_info.update(describe(row, quick, cpu_target, case.shape) | figures(samples))

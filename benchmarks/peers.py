@@ -66,7 +66,7 @@ def _prepare_torch_step(case: Case, mode: str, loss: LossFunction) -> Prepared:
 
     def train() -> torch.Tensor:
         value = loss(logits)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         logits.grad = None
         return value
 
@@ -78,7 +78,7 @@ def _prepare_torch_step(case: Case, mode: str, loss: LossFunction) -> Prepared:
         if mode == "forward":
             return float(forward()), None
         value = loss(logits)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         gradient, logits.grad = logits.grad, None
         return float(value.detach()), gradient
 

@@ -9,7 +9,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.artist import Artist
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from benchmarks.targets import target_of
 
@@ -23,7 +25,7 @@ PANELS = (("logits", "From logits"), ("log_probs", "From log-probabilities"))
 
 
 def _chosen(row: dict[str, Any], scores: str) -> bool:
-    return (
+    return bool(
         row["kind"] == "speed"
         and row["scores"] == scores
         and row["mode"] == "train"
@@ -40,13 +42,14 @@ def draw(document: dict[str, Any], path: Path) -> bool:
     panels = [(title, chosen) for title, chosen in panels if chosen]
     if not panels:
         return False
+    machine = document["machine_info"]
     figure, axes = plt.subplots(
         1, len(panels), figsize=(5.2 * len(panels), 4.4), sharey=True, squeeze=False
     )
     for axis, (title, chosen) in zip(axes[0], panels, strict=True):
         _draw_panel(axis, title, chosen)
     axes[0][0].set_ylabel("times as fast as torch (log scale)")
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for _, _, colour in SERIES]
+    handles: list[Artist] = [Patch(color=colour) for _, _, colour in SERIES]
     handles.append(Line2D([], [], color="black", linewidth=2))
     labels = [label for _, label, _ in SERIES]
     figure.legend(
@@ -54,7 +57,8 @@ def draw(document: dict[str, Any], path: Path) -> bool:
     )
     figure.suptitle(
         "CTC loss, forward and backward, float32, against log_softmax + torch's ctc_loss\n"
-        f"{document['machine_info']['cpu']['model']}, {document['datetime'][:10]}",
+        f"{machine['cpu']['model']}, CPU target {machine['fastctc']['cpu_target']}, "
+        f"{document['datetime'][:10]}",
         fontsize=11,
     )
     figure.tight_layout(rect=(0, 0.06, 1, 1))
@@ -72,35 +76,33 @@ def _draw_panel(axis: Any, title: str, rows: list[dict[str, Any]]) -> None:
                 continue
             x = workloads.index(row["workload"]) + (place - (len(SERIES) - 1) / 2) * width
             axis.bar(x, row["ratio"], width * 0.94, color=colour)
-            axis.annotate(
-                f"{row['ratio']:.0f}" if row["ratio"] >= 9.5 else f"{row['ratio']:.1f}",
-                (x, max(row["ratio"], 1)),
-                textcoords="offset points",
-                xytext=(0, 2),
-                ha="center",
-                fontsize=6.5,
-            )
             target = None if row["quick"] else target_of(row)
             if target is not None:
                 edges = (x - width / 2, x + width / 2)
+                axis.hlines(target.limit, *edges, color="white", linewidth=4)
                 axis.hlines(target.limit, *edges, color="black", linewidth=2)
+            top = max(row["ratio"], 1.0)
+            if target is not None and row["ratio"] < target.limit:
+                top = target.limit
+            axis.annotate(
+                f"{row['ratio']:.0f}" if row["ratio"] >= 9.5 else f"{row['ratio']:.1f}",
+                (x, top),
+                textcoords="offset points",
+                xytext=(0, 3),
+                ha="center",
+                fontsize=6.5,
+            )
     axis.axhline(1, color="grey", linewidth=1)
     axis.set_yscale("log")
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_xticks(range(len(workloads)))
     shapes = {row["workload"]: f"{row['T']}\n{row['N']}\n{row['C']}\n{row['S']}" for row in rows}
-    axis.set_xticklabels([f"{name}\n{shapes[name]}" for name in workloads], fontsize=8)
-    axis.annotate(
-        "\nT\nN\nC\nS",
-        (0, 0),
-        xycoords="axes fraction",
-        xytext=(-12, -5),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        fontsize=8,
-        linespacing=1.2,
-    )
+    # The tick at the edge heads the lines under the others.
+    axis.set_xticks([-0.6, *range(len(workloads))])
+    labels = ["\nT\nN\nC\nS", *(f"{name}\n{shapes[name]}" for name in workloads)]
+    axis.set_xticklabels(labels, fontsize=8)
+    axis.tick_params(axis="x", length=0)
+    axis.set_xlim(-0.6, len(workloads) - 0.4)
+    axis.margins(y=0.12)
     axis.set_title(title, fontsize=10)
     axis.grid(axis="y", alpha=0.3)
     axis.set_axisbelow(True)
