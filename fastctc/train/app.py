@@ -1,0 +1,193 @@
+"""The training commands behind ``fastctc``: fit, validate, test, predict and demo."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from fastctc.train.arguments import BEST, CHECKPOINTS, expand_arguments, percent
+from fastctc.train.callbacks import RunFolder, StopBetweenBatches, Transcripts
+from fastctc.train.data import SpeechDataModule
+from fastctc.train.errors import ConfigError, TrainError
+from fastctc.train.module import SpeechModule
+
+
+class TrainCLI(LightningCLI):
+    """LightningCLI with a run folder, transcripts, and checkpoints that carry their settings."""
+
+    folder: Path
+    recorder: RunFolder | None
+
+    def __init__(self, args: Sequence[str]) -> None:
+        self.recorder = None
+        super().__init__(
+            SpeechModule,
+            SpeechDataModule,
+            args=list(args),
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"prog": "fastctc"},
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str, default="ds2", help="Name of the run.")
+        parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument(
+            "--output",
+            type=str,
+            default="",
+            help="predict: write the transcripts here too (JSONL).",
+        )
+        parser.link_arguments("data.features", "model.features")
+        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "early_stopping.monitor": "val/cer",
+                "early_stopping.patience": 20,
+                "early_stopping.strict": False,
+                "checkpoint.monitor": "val/cer",
+                "checkpoint.filename": Path(BEST).stem,
+                "checkpoint.save_last": True,
+                "checkpoint.enable_version_counter": False,
+                "trainer.num_sanity_val_steps": 0,
+                "trainer.use_distributed_sampler": False,
+                "trainer.enable_model_summary": False,
+            }
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: ``expand_arguments`` has put the checkpoint's settings in already."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        fit = self.subcommand == "fit"
+        config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        callbacks: list[pl.Callback] = []
+        if config.get("enable_progress_bar") is not False and sys.stdout.isatty():
+            callbacks.append(RichProgressBar(refresh_rate=5))
+        else:
+            config["enable_progress_bar"] = False
+        if fit:
+            callbacks += self._fit_callbacks()
+        config["callbacks"] = callbacks + list(config.get("callbacks") or [])
+        if config.get("logger") in (None, True):
+            config["logger"] = self._loggers() if fit else False
+        self.datamodule.on_progress = _show_progress
+        return self._instantiate_trainer(config, [])
+
+    def _fit_callbacks(self) -> list[pl.Callback]:
+        stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        runs = Path(self._get(self.config, "runs"))
+        self.folder = _fresh(runs / self._get(self.config, "name"), stamp)
+        parser, settings = self._parser(self.subcommand), self.config[self.subcommand]
+        self.model.config_text = parser.dump(settings, format="json")
+        self.recorder = RunFolder(self.folder, parser.dump(settings, format="yaml"))
+        checkpoint = self._get(self.config_init, "checkpoint")
+        if checkpoint.dirpath is None:
+            checkpoint.dirpath = str(self.folder / CHECKPOINTS)
+        early_stopping = self._get(self.config_init, "early_stopping")
+        # The recorder comes last: when it draws, the others have had their say.
+        return [Transcripts(), StopBetweenBatches(), early_stopping, checkpoint, self.recorder]
+
+    def _loggers(self) -> list[Any]:
+        where: dict[str, Any] = {
+            "save_dir": str(self.folder.parent.parent),
+            "name": self.folder.parent.name,
+            "version": self.folder.name,
+        }
+        return [CSVLogger(**where), TensorBoardLogger(**where, default_hp_metric=False)]
+
+    def validate(self, **kwargs: Any) -> None:
+        """Print the figures of the validation set."""
+        self.trainer.validate(**{**kwargs, "verbose": False})
+        print_evaluations(self.model)
+
+    def test(self, **kwargs: Any) -> None:
+        """Print the figures of each test set."""
+        self.trainer.test(**{**kwargs, "verbose": False})
+        print_evaluations(self.model)
+
+    def predict(self, **kwargs: Any) -> None:
+        """Print transcripts, and write them when ``--output`` asks for it."""
+        if not kwargs.get("ckpt_path"):
+            raise ConfigError("predict needs a trained model: name one with --ckpt_path")
+        batches = self.trainer.predict(**{**kwargs, "return_predictions": True}) or []
+        rows: list[Any] = [row for batch in batches for row in batch]
+        for row in rows:
+            print(f"{row['audio']}\t{row['text']}")
+        if output := self._get(self.config, "output"):
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            Path(output).write_text(lines, encoding="utf-8")
+
+
+def print_evaluations(model: SpeechModule) -> None:
+    """Print one line per evaluated set."""
+    for name, evaluation in model.evaluations.items():
+        figures = evaluation.metrics()
+        print(
+            f"{name}: {evaluation.utterances} utterances, CER {percent(figures['cer'])}, "
+            f"WER {percent(figures['wer'])}, loss {figures['loss']:.4f} nats per label, "
+            f"blank {percent(figures['blank_fraction'])}"
+        )
+
+
+def _fresh(parent: Path, stamp: str) -> Path:
+    """Return a folder that does not exist yet: two runs may start within a second."""
+    folder, count = parent / stamp, 1
+    while folder.exists():
+        count += 1
+        folder = parent / f"{stamp}-{count}"
+    return folder
+
+
+def _show_progress(name: str, done: int, total: int) -> None:
+    if sys.stdout.isatty():
+        print(f"\rmaking formant speech: {name} {done}/{total} ", end="", flush=True)
+        if done == total:
+            print()
+    elif done == total:
+        print(f"made formant speech: {name}, {total} utterances", flush=True)
+
+
+def quieten() -> None:
+    """Silence remarks of the libraries that say nothing about the run at hand."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*LightningCLI's args parameter.*",
+        ".*number of training batches .* is smaller than the logging interval.*",
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def run(args: Sequence[str]) -> int:
+    """Run the command ``args[0]``: fit, validate, test, predict or demo. Return the exit status."""
+    quieten()
+    try:
+        if args[0] == "demo":
+            from fastctc.train.demo import demo
+
+            return demo(args[1:])
+        cli = TrainCLI(expand_arguments(args))
+    except TrainError as error:
+        print(f"fastctc: {error}", file=sys.stderr)
+        return 2
+    if cli.subcommand == "fit":
+        print(f"run folder: {cli.folder}")
+        print(f"transcribe with: fastctc predict --ckpt_path {cli.folder} FILE...")
+    return 0

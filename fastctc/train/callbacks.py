@@ -1,0 +1,139 @@
+"""What happens around training: the run folder, sample transcripts, a Ctrl-C that loses nothing."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+
+from fastctc.train.arguments import CHECKPOINTS, LAST
+from fastctc.train.curves import draw_curves, keep_earlier, read_metrics
+from fastctc.train.module import SpeechModule
+
+CONFIG = "config.yaml"
+
+
+class RunFolder(pl.Callback):
+    """Keeps what a run is remembered by: its settings, and its curves when it ends in any way.
+
+    Args:
+        folder: The run folder, which also holds logs and checkpoints.
+        config_text: The settings as YAML.
+    """
+
+    def __init__(self, folder: Path, config_text: str) -> None:
+        self.folder = folder
+        self.config_text = config_text
+        self.curves: Path | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / CONFIG).write_text(self.config_text, encoding="utf-8")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.ckpt_path:
+            previous = Path(trainer.ckpt_path).resolve().parent.parent
+            keep_earlier(previous, self.folder, trainer.global_step)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._draw(trainer)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if trainer.state.fn != "fit":
+            return
+        if isinstance(exception, KeyboardInterrupt) and trainer.global_step:
+            last = self.folder / CHECKPOINTS / LAST
+            trainer.save_checkpoint(last)
+            print(f"interrupted; go on with: fastctc fit --ckpt_path {last}", flush=True)
+        self._draw(trainer)
+
+    def _draw(self, trainer: pl.Trainer) -> None:
+        for logger in trainer.loggers:
+            logger.save()
+        if read_metrics(self.folder):
+            self.curves = draw_curves(self.folder)
+
+
+class StopBetweenBatches(pl.Callback):
+    """Lets Ctrl-C stop after the batch in progress, where a checkpoint is exact.
+
+    A second Ctrl-C stops at once.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._previous: Any = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        try:
+            self._previous = signal.signal(signal.SIGINT, self._ask)
+        except ValueError:  # not in the main thread: Ctrl-C is the caller's business there
+            self._previous = None
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def _stop(self) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        self._stop()
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        self._stop()
+
+
+class Transcripts(pl.Callback):
+    """Prints one line of figures and some transcripts after each validation.
+
+    Args:
+        count: How many transcripts.
+        show: Prints one line.
+    """
+
+    def __init__(self, count: int = 3, show: Callable[[str], None] = print) -> None:
+        self.count = count
+        self.show = show
+        self._start = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, SpeechModule)
+        if trainer.sanity_checking or "val" not in pl_module.evaluations:
+            return
+        evaluation = pl_module.evaluations["val"]
+        figures = evaluation.metrics()
+        where = f"epoch {trainer.current_epoch + 1}"
+        if trainer.state.fn == "fit":
+            where += f" | {time.perf_counter() - self._start:.0f} s"
+            train = trainer.callback_metrics.get("train/loss")
+            where += "" if train is None else f" | loss {float(train):.3f}"
+        self.show(
+            f"{where} | validation loss {figures['loss']:.3f}  CER {figures['cer']:.2%}  "
+            f"WER {figures['wer']:.2%}  blank {figures['blank_fraction']:.0%}"
+        )
+        for reference, hypothesis in evaluation.samples[-self.count :]:
+            mark = "=" if reference == hypothesis else "~"
+            self.show(f"    said   {reference}\n    {mark} heard {hypothesis}")

@@ -1,0 +1,121 @@
+"""``fastctc demo``: train the small preset on formant speech, test it, say what came out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from fastctc.train.app import TrainCLI
+from fastctc.train.arguments import BEST, CHECKPOINTS, LAST, expand_arguments, percent
+from fastctc.train.data import Batch
+from fastctc.train.module import SpeechModule
+
+_PRESET = "deepspeech2-small.yaml"
+_REPETITIONS = 7
+
+
+def demo(args: Sequence[str]) -> int:
+    """Run the demo; ``args`` are its options, and any option of ``fastctc fit`` after them."""
+    parser = argparse.ArgumentParser(
+        prog="fastctc demo",
+        description="Train the small DeepSpeech2 on the built-in formant speech and test it on "
+        "unseen speakers. Any option of fastctc fit may follow, as in --trainer.max_epochs 2.",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seeds corpus, weights and shuffling")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's)")
+    options, rest = parser.parse_known_args(args)
+    if options.seed < 0:
+        parser.error(f"--seed is {options.seed}: it must not be negative")
+    if options.threads > 0:
+        torch.set_num_threads(options.threads)
+
+    start = time.perf_counter()
+    seed = str(options.seed)
+    fit = ["fit", "--config", _PRESET, "--name", "demo", "--seed_everything", seed]
+    fit += ["--data.formant.seed", seed, "--data.seed", seed]
+    cli = TrainCLI(expand_arguments([*fit, *rest]))
+    trained = time.perf_counter()
+
+    loader = cli.datamodule.train_dataloader()
+    loader.buckets.set_epoch(1)  # the first epoch would begin with the shortest utterances
+    share = loss_share(cli.model, next(iter(loader)))
+    cli.trainer.test(
+        cli.model, datamodule=cli.datamodule, ckpt_path=str(cli.folder / CHECKPOINTS / BEST),
+        verbose=False,
+    )  # fmt: skip
+    done = time.perf_counter()
+    _summary(cli, share, trained - start, done - trained)
+    return 0
+
+
+def loss_share(model: SpeechModule, batch: Batch) -> float:
+    """Return the share of forward + backward of ``batch`` that the loss takes, forward + backward.
+
+    Medians of a few repetitions. Leaves the model's weights, gradients and mode alone.
+    """
+    whole, loss_only = [], []
+    was_training = model.training
+    buffers = {k: v.clone() for k, v in model.named_buffers()}
+    model.train()
+    for _ in range(_REPETITIONS):
+        start = time.perf_counter()
+        scores, lengths = model(batch)
+        middle = time.perf_counter()
+        leaf = scores.detach().requires_grad_()
+        model.losses(leaf, lengths, batch).mean().backward()
+        ready = time.perf_counter()
+        torch.autograd.grad(scores, list(model.network.parameters()), leaf.grad)
+        end = time.perf_counter()
+        whole.append(end - start)
+        loss_only.append(ready - middle)
+    model.train(was_training)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    return statistics.median(loss_only) / statistics.median(whole)
+
+
+def _summary(cli: TrainCLI, share: float, training: float, testing: float) -> None:
+    console = Console()
+    table = Table(title="Tested on what training never saw", title_justify="left")
+    for title in ("set", "utterances", "CER", "WER", "blank frames"):
+        table.add_column(title, justify="left" if title == "set" else "right")
+    titles = {
+        "heldout": "held-out speakers and word strings",
+        "new_words": "held-out speakers, words never seen",
+    }
+    for name, evaluation in cli.model.evaluations.items():
+        figures = evaluation.metrics()
+        rates = [percent(figures[key]) for key in ("cer", "wer", "blank_fraction")]
+        table.add_row(titles.get(name, name), str(evaluation.utterances), *rates)
+    console.print()
+    console.print(table)
+    parameters = sum(p.numel() for p in cli.model.network.parameters())
+    print(
+        f"{parameters / 1e6:.2f} M parameters, {cli.trainer.global_step} steps. Corpus and "
+        f"training took {training:.0f} s, testing {testing:.0f} s ({torch.get_num_threads()} "
+        f"threads, {os.cpu_count()} cores)."
+    )
+    print(
+        f"The CTC loss takes {share:.1%} of forward + backward in this small model: a faster loss "
+        "shows in its memory and in models with more classes, not here."
+    )
+    folder = cli.folder
+    paths: list[tuple[str, Path | None]] = [
+        ("run folder", folder),
+        ("curves", cli.recorder.curves if cli.recorder else None),
+        ("best checkpoint", folder / CHECKPOINTS / BEST),
+        ("last checkpoint", folder / CHECKPOINTS / LAST),
+    ]
+    for name, path in paths:
+        if path is not None and path.exists():
+            print(f"{name + ':':<17}{path}")
+    print(f"TensorBoard:     tensorboard --logdir {folder.parent.parent}")
+    print(f"transcribe:      fastctc predict --ckpt_path {folder} FILE...")
