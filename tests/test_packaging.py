@@ -1,4 +1,4 @@
-"""What the archives contain. These tests build the package, without CUDA, into a folder of theirs."""
+"""What the archives contain. These tests build the package into a folder of theirs."""
 
 from __future__ import annotations
 
