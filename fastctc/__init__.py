@@ -1,8 +1,8 @@
 """fastctc: the CTC loss as a drop-in for torch's, many times faster.
 
-    import fastctc
-
-    loss = fastctc.ctc_loss(logits, targets, input_lengths, target_lengths, from_logits=True)
+Where a program has ``F.ctc_loss(logits.log_softmax(-1), ...)``, it can have
+``fastctc.ctc_loss(logits, ..., from_logits=True)``; ``CTCLoss`` is the module, and ``patch_torch``
+serves programs that cannot be edited.
 """
 
 from fastctc import config

@@ -9,7 +9,6 @@ import operator
 import warnings
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,13 +82,16 @@ def check_options(
         blank = integer("blank", blank)
     if grad != "torch" and grad != "true":
         raise ValueError(f"grad must be 'torch' or 'true', got {grad!r}")
+    if not type(zero_infinity) is type(from_logits) is type(batch_first) is bool:
+        flags = {
+            "zero_infinity": zero_infinity,
+            "from_logits": from_logits,
+            "batch_first": batch_first,
+        }
+        name, value = next(item for item in flags.items() if type(item[1]) is not bool)
+        raise invalid_arguments(f"{name} must be a bool, got {type(value).__name__}")
     return Options(
-        blank,
-        REDUCTIONS[reduction],
-        zero_infinity if type(zero_infinity) is bool else flag("zero_infinity", zero_infinity),
-        from_logits if type(from_logits) is bool else flag("from_logits", from_logits),
-        batch_first if type(batch_first) is bool else flag("batch_first", batch_first),
-        grad == "true",
+        blank, REDUCTIONS[reduction], zero_infinity, from_logits, batch_first, grad == "true"
     )
 
 
@@ -112,13 +114,6 @@ def integer(name: str, value: Any) -> int:
         except TypeError:
             pass
     raise invalid_arguments(f"{name} must be an int, got {type(value).__name__}")
-
-
-def flag(name: str, value: Any) -> bool:
-    """A bool from Python's or numpy's."""
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    raise invalid_arguments(f"{name} must be a bool, got {type(value).__name__}")
 
 
 def invalid_arguments(reason: str) -> TypeError:
@@ -162,13 +157,19 @@ def length_list(name: str, lengths: list[Any] | tuple[Any, ...]) -> Tensor:
     return torch.tensor(values, dtype=torch.int64, device="cpu")
 
 
+def host_integers(values: Tensor) -> Tensor:
+    """The values as contiguous int64 on the host."""
+    # Asking is several times cheaper than conversions that have nothing to do.
+    if values.dtype is torch.int64 and values.is_cpu and values.is_contiguous():
+        return values
+    return values.detach().to(device="cpu", dtype=torch.int64).contiguous()
+
+
 def host_lengths(name: str, lengths: Tensor, batch: int) -> Tensor:
     """Lengths as contiguous int64 values on the host, one for each row."""
-    if lengths.dtype not in INTEGRAL:
-        raise RuntimeError(f"{name} must be integral")
     if lengths.numel() != batch:
         raise RuntimeError(f"{name} must be of size batch_size")
-    return lengths.detach().to(device="cpu", dtype=torch.int64).contiguous()
+    return host_integers(lengths)
 
 
 def check_scores(log_probs: Tensor) -> None:
@@ -195,17 +196,18 @@ def check_scores(log_probs: Tensor) -> None:
 
 def dense_targets(targets: Tensor, batch: int) -> Tensor:
     """Labels as int64 on the host, with adjacent labels of a row adjacent in memory."""
-    if targets.dim() not in (1, 2):
+    shape = targets.shape
+    if not 1 <= len(shape) <= 2:
         raise RuntimeError(
-            f"Expected 1 to 2 dimensions, but got {targets.dim()}-dimensional tensor for "
+            f"Expected 1 to 2 dimensions, but got {len(shape)}-dimensional tensor for "
             f"argument #2 'targets' {WHILE_CHECKING}"
         )
-    if targets.dim() == 2 and targets.size(0) != batch:
+    if len(shape) == 2 and shape[0] != batch:
         raise RuntimeError(
-            f"Expected tensor to have size {batch} at dimension 0, but got size "
-            f"{targets.size(0)} for argument #2 'targets' {WHILE_CHECKING}"
+            f"Expected tensor to have size {batch} at dimension 0, but got size {shape[0]} for "
+            f"argument #2 'targets' {WHILE_CHECKING}"
         )
-    return targets.detach().to(device="cpu", dtype=torch.int64).contiguous()
+    return host_integers(targets)
 
 
 def prepare(
@@ -253,12 +255,17 @@ def prepare(
     if options.reduction == NONE and dims == 3:
         loss_shape = (batch,)
 
+    if input_lengths.dtype not in INTEGRAL:
+        raise RuntimeError("input_lengths must be integral")
+    if target_lengths.dtype not in INTEGRAL:
+        raise RuntimeError("target_lengths must be integral")
     input_lengths = host_lengths("input_lengths", input_lengths, batch)
     target_lengths = host_lengths("target_lengths", target_lengths, batch)
     if not 0 <= options.blank < classes:
         raise RuntimeError("blank must be in label range")
     targets = dense_targets(targets, batch)
-    width = targets.shape[-1]
+    target_shape = targets.shape
+    width = target_shape[-1]
     arguments = (
         log_probs.data_ptr(),
         dtype,
@@ -269,7 +276,7 @@ def prepare(
         stride_n,
         targets.data_ptr(),
         width,
-        max(width, 1) if targets.dim() == 2 else 0,
+        max(width, 1) if len(target_shape) == 2 else 0,
         input_lengths.data_ptr(),
         target_lengths.data_ptr(),
         options.blank,
@@ -304,6 +311,9 @@ def raise_status(problem: Problem, status: tuple[int, int, int, int]) -> None:
     code, row, value, extra = status
     _, _, frames, _, classes = problem.arguments[:5]
     width = problem.targets.shape[-1]
+    shortest = int(problem.target_lengths.min())
+    if code == 5 and shortest < 0:  # the reason why the sum is off
+        code, value = 3, shortest
     if code == 1:
         raise RuntimeError(
             f"Expected input_lengths to have value at most {frames}, but got value {value} "

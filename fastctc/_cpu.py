@@ -12,32 +12,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastctc import config
 from fastctc._checks import Problem, raise_status
 from fastctc._native import _C
 
 Status = tuple[int, int, int, int]
 HALF = frozenset({torch.float16, torch.bfloat16})
 
-_warned = False
 
-
-def _reference(*arguments: Any) -> Status | None:
-    """Serve the call in numba, and say once why this is slow."""
-    global _warned
-    if not _warned:
-        _warned = True
-        warnings.warn(
-            "fastctc was installed without its compiled library and runs on its reference "
-            "implementation, which is right but slow: install it where a C++ compiler is at hand",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+def _choose() -> Callable[..., Status | None]:
+    """The compiled call, or the reference in its place, with a word on why that is slow."""
+    if _C is not None:
+        _ = config.max_workspace_mb  # read from the environment, it is passed on to the kernels
+        kernel: Callable[..., Status | None] = _C.ctc_loss_cpu
+        return kernel
+    warnings.warn(
+        "fastctc was installed without its compiled library and runs on its reference "
+        "implementation, which is right but slow: install it where a C++ compiler is at hand",
+        RuntimeWarning,
+        stacklevel=5,
+    )
     from fastctc import reference
 
-    return reference.ctc_loss_cpu(*arguments)
+    return reference.ctc_loss_cpu
 
 
-ctc_loss_cpu: Callable[..., Status | None] = _reference if _C is None else _C.ctc_loss_cpu
+def _first_call(*arguments: Any) -> Status | None:
+    """Settle what serves this call and all later ones."""
+    global ctc_loss_cpu
+    ctc_loss_cpu = _choose()
+    return ctc_loss_cpu(*arguments)
+
+
+ctc_loss_cpu: Callable[..., Status | None] = _first_call
 
 
 def loss_dtype(scores_dtype: torch.dtype) -> torch.dtype:
@@ -67,11 +74,11 @@ def compute(
     """
     scores = problem.scores
     loss = grad = None
-    # new_empty, since a default device set by the program would apply to torch.empty.
+    # Not torch.empty, to which a default device set by the program would apply.
     if want_loss:
         loss = scores.new_empty(problem.loss_shape, dtype=loss_dtype(scores.dtype))
     if want_grad:
-        grad = scores.new_empty(scores.shape)
+        grad = torch.empty_like(scores, memory_format=torch.contiguous_format)
     if grad_out is not None:
         grad_out = grad_out.detach().resolve_neg().contiguous()
     status = ctc_loss_cpu(

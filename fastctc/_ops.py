@@ -45,9 +45,7 @@ def _loss(
     target_lengths: Tensor,
     *options: Any,
 ) -> Tensor:
-    problem = _checks.prepare(
-        log_probs, targets, input_lengths, target_lengths, Options(*options)
-    )
+    problem = _checks.prepare(log_probs, targets, input_lengths, target_lengths, Options(*options))
     loss, _ = _cpu.compute(problem, want_loss=True, want_grad=False)
     assert loss is not None
     return loss
@@ -62,9 +60,7 @@ def _loss_backward(
     target_lengths: Tensor,
     *options: Any,
 ) -> Tensor:
-    problem = _checks.prepare(
-        log_probs, targets, input_lengths, target_lengths, Options(*options)
-    )
+    problem = _checks.prepare(log_probs, targets, input_lengths, target_lengths, Options(*options))
     _, grad = _cpu.compute(problem, want_loss=False, want_grad=True, grad_out=grad_out)
     assert grad is not None
     return grad
@@ -115,9 +111,7 @@ def _no_second_derivative(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ..
     raise RuntimeError(SECOND_DERIVATIVE)
 
 
-torch.library.register_autograd(
-    "fastctc::ctc_loss", _loss_vjp, setup_context=_save_loss_inputs
-)
+torch.library.register_autograd("fastctc::ctc_loss", _loss_vjp, setup_context=_save_loss_inputs)
 torch.library.register_autograd("fastctc::ctc_loss_backward", _no_second_derivative)
 
 

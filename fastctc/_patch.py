@@ -45,10 +45,18 @@ def _functional(
 ) -> Tensor:
     """Stands in for ``torch.nn.functional.ctc_loss``."""
     arguments = (log_probs, targets, input_lengths, target_lengths)
-    # Tensor classes and modes that intercept torch's function are still to see it by its name.
-    overridden = torch.overrides.has_torch_function(arguments)
-    take = ctc_loss if _serves(log_probs) and not overridden else _torch_functional
-    return take(*arguments, blank, reduction, zero_infinity)
+    options: dict[str, Any] = {
+        "blank": blank,
+        "reduction": reduction,
+        "zero_infinity": zero_infinity,
+    }
+    if torch.overrides.has_torch_function(arguments):
+        # Tensor classes and modes that intercept torch's function know it by its identity.
+        result: Tensor = torch.overrides.handle_torch_function(
+            _torch_functional, arguments, *arguments, **options
+        )
+        return result
+    return (ctc_loss if _serves(log_probs) else _torch_functional)(*arguments, **options)
 
 
 def _builtin(
@@ -78,7 +86,7 @@ class Patch:
         self._undone = False
 
     def undo(self) -> None:
-        """Take this patch back; a second time does nothing. torch is itself again after the last."""
+        """Take this patch back; a second time does nothing. After the last, torch is itself."""
         global _active
         with _lock:
             if self._undone:
@@ -109,9 +117,9 @@ def patch_torch() -> Patch:
     """Make torch's CTC loss ours: ``F.ctc_loss``, ``torch.ctc_loss`` and ``nn.CTCLoss``.
 
     Modules made before the call are included, and so is code that has imported torch's function by
-    name, as it ends in ``torch.ctc_loss``. Devices and dtypes that fastctc does not serve, and
-    tensor classes that override torch's function, go to torch as before. Patches may be nested, and
-    undone in any order. They hold for all threads.
+    name, as it ends in ``torch.ctc_loss``. Devices and dtypes that fastctc does not serve go to torch
+    as before. Tensor classes and modes that intercept torch's function still do. Patches may be
+    nested, and undone in any order. They hold for all threads.
 
     Returns:
         A handle with ``undo()``, which is also a context manager.
@@ -120,15 +128,14 @@ def patch_torch() -> Patch:
         >>> with patch_torch():
         ...     loss = torch.nn.CTCLoss()(log_probs, targets, input_lengths, target_lengths)
     """
-    global _active
+    global _active, _torch_functional, _torch_builtin
     with _lock:
         if _active == 0:
-            global _torch_functional, _torch_builtin
             if torch.nn.functional.ctc_loss is not _functional:
                 _torch_functional = torch.nn.functional.ctc_loss
             if torch.ctc_loss is not _builtin:
                 _torch_builtin = torch.ctc_loss
             torch.nn.functional.ctc_loss = _functional
-            torch.ctc_loss = _builtin
+            torch.ctc_loss = _builtin  # type: ignore[assignment]
         _active += 1
     return Patch()

@@ -1,22 +1,15 @@
 """Process-wide switches of fastctc.
 
-======================  ================================  =========  =====================================
-switch                  environment variable              default    meaning
-======================  ================================  =========  =====================================
-validate_device_inputs  FASTCTC_VALIDATE_DEVICE_INPUTS    False      Raise for lengths and labels that are
-                                                                     out of range and live on a GPU, at
-                                                                     the cost of waiting for the GPU. What
-                                                                     lives on the host is always checked.
-max_workspace_mb        FASTCTC_MAX_WORKSPACE_MB          None       Most workspace, in MiB, that one call
-                                                                     on a GPU may take; it stores less and
-                                                                     computes more to stay below. None is
-                                                                     no limit. The CPU kernels keep only
-                                                                     checkpoints of the lattice and do not
-                                                                     look at it.
-======================  ================================  =========  =====================================
+``validate_device_inputs`` (bool, False, ``FASTCTC_VALIDATE_DEVICE_INPUTS``)
+    Raise for lengths and labels that are out of range and live on a GPU, at the cost of waiting for
+    the GPU. What lives on the host is always checked, whatever this says.
+``max_workspace_mb`` (int, 256, ``FASTCTC_MAX_WORKSPACE_MB``)
+    Most MiB of stored lattice for one call, over all its threads. A lattice that needs more is kept
+    in checkpoints and computed a second time, which costs about one more forward pass.
 
-Set one by assignment, ``fastctc.config.validate_device_inputs = True``, or through its variable,
-which is read when the switch is first asked for. Assignment wins over the variable.
+Set one by assignment, ``fastctc.config.max_workspace_mb = 64``, or through its environment
+variable, which is read when the switch is first needed. Assignment wins over the variable. A value
+that a switch cannot take raises a ValueError.
 """
 
 from __future__ import annotations
@@ -27,11 +20,14 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from fastctc._native import _C
+
 validate_device_inputs: bool
-max_workspace_mb: int | None
+max_workspace_mb: int
 
 _WORDS = {"1": True, "true": True, "yes": True, "on": True}
 _WORDS |= {"0": False, "false": False, "no": False, "off": False}
+_MOST_MEGABYTES = 2**40
 
 
 def _flag(source: str, value: object) -> bool:
@@ -43,23 +39,25 @@ def _flag(source: str, value: object) -> bool:
     return value
 
 
-def _megabytes(source: str, value: object) -> int | None:
-    """A positive whole number; None, or an empty variable, for no limit."""
-    if value is None or value == "":
-        return None
-    number = value
+def _megabytes(source: str, value: object) -> int:
+    """A positive whole number, which the kernels are told."""
+    megabytes = 0
     if isinstance(value, str) and value.strip().isdecimal():
-        number = int(value)
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ValueError(f"{source} must be a whole number of MiB from 1 up, or None, got {value!r}")
-    return number
+        megabytes = int(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        megabytes = value
+    if not 1 <= megabytes <= _MOST_MEGABYTES:
+        raise ValueError(f"{source} must be a whole number of MiB from 1 to 2**40, got {value!r}")
+    if _C is not None:
+        _C.set_max_workspace_mb(megabytes)
+    return megabytes
 
 
 _PARSERS: dict[str, Callable[[str, object], Any]] = {
     "validate_device_inputs": _flag,
     "max_workspace_mb": _megabytes,
 }
-_DEFAULTS: dict[str, object] = {"validate_device_inputs": False, "max_workspace_mb": None}
+_DEFAULTS: dict[str, object] = {"validate_device_inputs": False, "max_workspace_mb": 256}
 
 
 class _Config(ModuleType):
@@ -71,7 +69,8 @@ class _Config(ModuleType):
             raise AttributeError(f"fastctc.config has no switch {name!r}: {', '.join(_PARSERS)}")
         variable = f"FASTCTC_{name.upper()}"
         text = os.environ.get(variable)
-        value = _DEFAULTS[name] if text is None else _PARSERS[name](variable, text)
+        setting = _DEFAULTS[name] if text is None else text
+        value = _PARSERS[name](variable, setting)
         super().__setattr__(name, value)
         return value
 

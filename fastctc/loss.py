@@ -83,7 +83,8 @@ def _scaled_gradient(ctx: Any, gradient: Tensor | None, grad_out: Tensor) -> Ten
 
 def _recomputed_gradient(ctx: Any, grad_out: Tensor | None) -> Tensor:
     """The gradient from the saved tensors."""
-    problem = _checks.prepare(*ctx.saved_tensors, ctx.options)
+    log_probs, targets, input_lengths, target_lengths = ctx.saved_tensors
+    problem = _checks.prepare(log_probs, targets, input_lengths, target_lengths, ctx.options)
     _, gradient = _cpu.compute(problem, want_loss=False, want_grad=True, grad_out=grad_out)
     assert gradient is not None
     return gradient
@@ -92,17 +93,27 @@ def _recomputed_gradient(ctx: Any, grad_out: Tensor | None) -> Tensor:
 def _wants_dispatcher(log_probs: Tensor) -> bool:
     """Whether something that works by dispatching has to see the call.
 
-    That is a tracer, a torch.func transform, forward-mode differentiation, a dispatch mode, or a
-    tensor of its own class.
+    That is a tracer, a dispatch mode, a tensor of its own class, or one without data.
     """
     return (
         torch.compiler.is_compiling()
         or type(log_probs) not in (Tensor, torch.nn.Parameter)
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
         or log_probs.is_meta
     )
+
+
+def _refuse_transforms(log_probs: Tensor) -> None:
+    """Raise under a transform that would take the loss for a constant, or see no numbers."""
+    transform = None
+    if torch._C._are_functorch_transforms_active():
+        transform = "torch.func transforms (grad, vmap, jacrev, ...)"
+    elif forward_ad._current_level >= 0 and forward_ad.unpack_dual(log_probs).tangent is not None:
+        transform = "forward-mode differentiation"
+    if transform is not None:
+        raise NotImplementedError(
+            f"fastctc.ctc_loss does not support {transform}: use backward() or torch.autograd.grad"
+        )
 
 
 def ctc_loss(
@@ -152,20 +163,21 @@ def ctc_loss(
         IndexError: a label is outside of the classes.
         TypeError: an argument is of the wrong type.
         ValueError: no such `reduction` or `grad`, or a target is longer than `max_target_length`.
-        NotImplementedError: `log_probs` has a dtype, layout or device that is not served.
+        NotImplementedError: `log_probs` has a dtype, layout or device that is not served, or the
+            call is made under torch.func or forward-mode differentiation.
     """
-    options = _checks.check_options(
-        blank, reduction, zero_infinity, from_logits, batch_first, grad
-    )
+    options = _checks.check_options(blank, reduction, zero_infinity, from_logits, batch_first, grad)
     _checks.check_tensors(log_probs, targets)
     input_lengths, target_lengths = _checks.lengths_as_tensors(input_lengths, target_lengths)
     if _wants_dispatcher(log_probs):
         return _ops.ctc_loss(log_probs, targets, input_lengths, target_lengths, options)
+    _refuse_transforms(log_probs)
     problem = _checks.prepare(log_probs, targets, input_lengths, target_lengths, options)
     if max_target_length is not None:
         _checks.check_max_target_length(max_target_length, problem.target_lengths)
     if log_probs.requires_grad and torch.is_grad_enabled():
-        result: Tensor = _Loss.apply(log_probs, problem)
+        # Function.apply without its part for torch.func, which has been ruled out above.
+        result: Tensor = super(torch.autograd.Function, _Loss).apply(log_probs, problem)
         return result
     loss, _ = _cpu.compute(problem, want_loss=True, want_grad=False)
     assert loss is not None

@@ -34,7 +34,8 @@ def ctc_loss(
     """Loss and gradient of numpy arrays, in float64 throughout.
 
     Args:
-        scores: (T, N, C), any real dtype: natural-log probabilities, or logits with ``from_logits``.
+        scores: (T, N, C), any real dtype: natural-log probabilities, or logits with
+            ``from_logits``.
         targets: (N, S) padded or (sum(target_lengths),) concatenated labels.
         input_lengths: (N,) frames of each row.
         target_lengths: (N,) labels of each row.

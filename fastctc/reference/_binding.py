@@ -23,13 +23,13 @@ def view(
     address: int, dtype: type[np.generic], shape: tuple[int, ...], strides: tuple[int, ...]
 ) -> NDArray[Any]:
     """The memory at `address` as an array; strides are in elements."""
+    if 0 in shape:
+        return np.empty(shape, dtype)
     itemsize = np.dtype(dtype).itemsize
-    extent = 0
-    if 0 not in shape:
-        extent = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    buffer = (ctypes.c_char * (extent * itemsize)).from_address(address) if extent else b""
-    return np.ndarray(
-        shape, dtype=dtype, buffer=buffer, strides=[stride * itemsize for stride in strides]
+    extent = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    memory = (ctypes.c_char * (extent * itemsize)).from_address(address)
+    return np.lib.stride_tricks.as_strided(
+        np.frombuffer(memoryview(memory), dtype), shape, [stride * itemsize for stride in strides]
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -21,11 +21,12 @@ NEG_INF = -np.inf
 
 def compiled(function: F) -> F:
     """Compile with numba, keeping the result on disk where numba finds a place for it."""
+    kernel: Any
     try:
-        kernel: F = numba.njit(nogil=True, cache=True)(function)
+        kernel = numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # neither the package's folder nor a home folder can be written to
         kernel = numba.njit(nogil=True)(function)
-    return kernel
+    return cast(F, kernel)
 
 
 @compiled
@@ -35,7 +36,8 @@ def log_add(a: float, b: float) -> float:
         a, b = b, a
     if b == NEG_INF:
         return a
-    return a + np.log1p(np.exp(b - a))
+    total: float = a + np.log1p(np.exp(b - a))
+    return total
 
 
 @compiled

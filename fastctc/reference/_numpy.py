@@ -58,9 +58,7 @@ def split_targets(
     if targets.ndim == 2:
         return [row[:length] for row, length in zip(targets, target_lengths, strict=True)]
     ends = np.cumsum(target_lengths)
-    return [
-        targets[end - length : end] for end, length in zip(ends, target_lengths, strict=True)
-    ]
+    return [targets[end - length : end] for end, length in zip(ends, target_lengths, strict=True)]
 
 
 def batch(

@@ -1,0 +1,49 @@
+"""Fixtures that the tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from fastctc._native import _C
+
+# The same examples in every run, and no example fails for being slow on a busy machine.
+settings.register_profile(
+    "fastctc",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("fastctc")
+
+CPU_TARGETS = ["reference"] if _C is None else _C.cpu_targets()
+
+
+@pytest.fixture(params=CPU_TARGETS)
+def cpu_target(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test once with each set of CPU instructions that this machine has."""
+    if _C is None:
+        yield request.param
+        return
+    before = _C.cpu_target()
+    _C.set_cpu_target(request.param)
+    yield request.param
+    _C.set_cpu_target(before)
+
+
+@pytest.fixture
+def needs_library() -> None:
+    """Skips tests of the compiled library in a pure-Python installation."""
+    if _C is None:
+        pytest.skip("fastctc was installed without its compiled library")
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Gives the test leave to set torch's number of threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
