@@ -25,6 +25,7 @@ using fastctc::CtcUtterance;
 constexpr int kBlock = 16;
 // up to this many classes, posteriors are summed per class for several frames at once
 constexpr int64_t kDenseClasses = 128;
+constexpr int64_t kCachedEmissionBytes = 256 << 10;
 
 FASTCTC_INLINE int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 FASTCTC_INLINE int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -55,6 +56,8 @@ template <class S>
 struct Lattice {
   using Scalar = typename S::Scalar;
   using Int = typename S::Int;
+  using Exponent = typename Scaled<S>::Exponent;
+  using Exp = typename Exponent::Scalar;
   static constexpr int W = S::W;
 
   int64_t width;           // S + 1 state pairs, rounded up to whole vectors
@@ -66,31 +69,39 @@ struct Lattice {
   // dead: that slot of the emissions serves the blanks), and leave_i as a lane mask
   int32_t* label;
   Int* leave;
-  // states of the current frame: width blanks, then width labels
+  // states of the current frame: width blanks, then width labels; for beta one more vector that stays dead
   Scalar* alpha_m;
-  Int* alpha_e;
+  Exp* alpha_e;
   Scalar* beta_m;
-  Int* beta_e;
+  Exp* beta_e;
   // per frame: what is subtracted from its scores, and the factor of exp(score - base) in the gradient
   Scalar* row_base;
   Scalar* row_scale;
-  // emissions and label posteriors of one block (kBlock, width)
+  // Emissions of the last emission_blocks blocks (kBlock, emission_width each): with table_vectors = 0 one per pair, else
+  // one per class, the whole row in that many vectors, looked up lane by lane.
+  int64_t emission_blocks;
+  int64_t emission_width;
+  int table_vectors;
   Scalar* emission_m;
-  Int* emission_e;
+  Exp* emission_e;
+  // label posteriors of one block (kBlock, width)
   Scalar* posterior;
   // label alphas of one segment (segment_blocks * kBlock, width), and the bits taken off their exponents, per block
   Scalar* kept_m;
-  Int* kept_e;
+  Exp* kept_e;
   int64_t* block_bits;
   // alpha states before each segment (segments, 2 * width)
   Scalar* saved_m;
-  Int* saved_e;
+  Exp* saved_e;
   // posterior sums (classes, W frames), or one row of the gradient in the compute type
   Scalar* class_sum;
 
   int64_t alpha_bits = 0;  // taken off the exponents of the current alpha states so far
   int64_t beta_bits = 0;
 
+  int64_t emission_at(int64_t block, int64_t frame) const {
+    return (block % emission_blocks * kBlock + frame) * emission_width;
+  }
   int64_t segments() const { return (blocks + segment_blocks - 1) / segment_blocks; }
 
   int64_t lay_out(const CtcUtterance& u, void* workspace) {
@@ -98,33 +109,43 @@ struct Lattice {
     width = (u.S + W) / W * W;
     blocks = (u.T + kBlock - 1) / kBlock;
     dense = u.C <= kDenseClasses;
-    const int64_t block_bytes = kBlock * width * (int64_t)(sizeof(Scalar) + sizeof(Int));
+    const int64_t block_bytes = kBlock * width * (int64_t)(sizeof(Scalar) + sizeof(Exp));
     segment_blocks = blocks;
     if (blocks * block_bytes > u.alpha_bytes) {
       segment_blocks = 1;
       while (segment_blocks * segment_blocks < blocks) ++segment_blocks;
     }
+    table_vectors = tables_for(u.C);
+    emission_width = table_vectors ? table_vectors * W : width;
+    const int64_t emission_bytes = blocks * kBlock * emission_width * (int64_t)(sizeof(Scalar) + sizeof(Exp));
+    // short rows keep all their emissions from the forward to the backward pass, as long as they stay in the cache
+    emission_blocks = want_grad && emission_bytes <= kCachedEmissionBytes ? blocks : 1;
     Carver carve{static_cast<char*>(workspace)};
     label = carve.take<int32_t>(width);
     leave = carve.take<Int>(width);
     alpha_m = carve.take<Scalar>(2 * width);
-    alpha_e = carve.take<Int>(2 * width);
+    alpha_e = carve.take<Exp>(2 * width);
     row_base = carve.take<Scalar>(blocks * kBlock);
     row_scale = carve.take<Scalar>(blocks * kBlock);
-    emission_m = carve.take<Scalar>(kBlock * width);
-    emission_e = carve.take<Int>(kBlock * width);
+    emission_m = carve.take<Scalar>(emission_blocks * kBlock * emission_width);
+    emission_e = carve.take<Exp>(emission_blocks * kBlock * emission_width);
     if (want_grad) {
-      beta_m = carve.take<Scalar>(2 * width);
-      beta_e = carve.take<Int>(2 * width);
+      beta_m = carve.take<Scalar>(2 * width + W);
+      beta_e = carve.take<Exp>(2 * width + W);
       posterior = carve.take<Scalar>(kBlock * width);
       kept_m = carve.take<Scalar>(segment_blocks * kBlock * width);
-      kept_e = carve.take<Int>(segment_blocks * kBlock * width);
+      kept_e = carve.take<Exp>(segment_blocks * kBlock * width);
       block_bits = carve.take<int64_t>(blocks);
       saved_m = carve.take<Scalar>(segments() * 2 * width);
-      saved_e = carve.take<Int>(segments() * 2 * width);
+      saved_e = carve.take<Exp>(segments() * 2 * width);
       class_sum = carve.take<Scalar>(dense ? at_least(u.C, W) * W : u.C);
     }
     return carve.used;
+  }
+
+  static int tables_for(int64_t C) {
+    const int64_t vectors = (C + W - 1) / W;
+    return vectors > S::kTableVectors ? 0 : vectors <= 2 ? (int)vectors : 4;
   }
 
   void start(const CtcUtterance& u) {
@@ -133,15 +154,12 @@ struct Lattice {
       label[i] = (int32_t)(is_label ? u.labels[i - 1] : u.blank);
       leave[i] = i >= 1 && i < u.S && u.labels[i - 1] != u.labels[i] ? -1 : 0;
     }
-    kill(alpha_m, alpha_e);
+    kill(alpha_m, alpha_e, 2 * width);
     alpha_e[0] = 0;
   }
 
-  void kill(Scalar* m, Int* e) const {
-    for (int64_t i = 0; i < 2 * width; ++i) {
-      m[i] = 1;
-      e[i] = kDead;
-    }
+  static void kill(Scalar* m, Exp* e, int64_t states) {
+    for (int64_t i = 0; i < states; i += W) Scaled<S>::store(m + i, e + i, Scaled<S>::dead());
   }
 
   // Vectors of pairs that can be reached by the end of the block and can still reach the end of the target from its
@@ -155,55 +173,94 @@ struct Lattice {
   }
 
   // Mantissas back into [1, 2) and exponents relative to the best state; returns the bits taken off.
-  FASTCTC_INLINE int64_t renormalise(Scalar* m, Int* e, int64_t width, Band band) {
+  FASTCTC_INLINE int64_t renormalise(Scalar* m, Exp* e, int64_t width, Band band) {
     using V = Scaled<S>;
-    typename S::I best = S::set1i(kDead);
+    typename V::E best = Exponent::set1(kDead);
     for (int64_t half = 0; half < 2; ++half)
       for (int64_t i = half * width + band.first; i < half * width + band.end; i += W) {
         const V a = V::normalised(V::load(m + i, e + i));
         V::store(m + i, e + i, a);
         best = S::max(best, a.e);
       }
-    Int bits = S::largest(best);
+    Exp bits = S::largest(best);
     if (bits < kAllDeadBelow) bits = 0;  // every path has met a class at -inf
-    const typename S::I lowest = S::set1i(kDeadBelow), dead = S::set1i(kDead), taken = S::set1i(bits);
+    const typename V::E lowest = Exponent::set1(kDeadBelow), dead = Exponent::set1(kDead), taken = Exponent::set1(bits);
     for (int64_t half = 0; half < 2; ++half)
       for (int64_t i = half * width + band.first; i < half * width + band.end; i += W) {
-        const typename S::I rest = S::load(e + i) - taken;
+        const typename V::E rest = S::load(e + i) - taken;
         S::store(e + i, S::select(S::less(rest, lowest), dead, rest));
       }
-    return bits;
+    return (int64_t)bits;
   }
 
-  // One block of frames forward from the states of the frame before; with keep != null the label states go there.
-  template <bool keep>
-  void alpha_block(Band band, int64_t frames, Scalar* keep_m, Int* keep_e) {
+  // Emissions of one frame, and of its vector of pairs from i on.
+  template <int tables>
+  struct Emissions {
     using V = Scaled<S>;
-    Scalar* const FASTCTC_RESTRICT m = alpha_m;
-    Int* const FASTCTC_RESTRICT e = alpha_e;
-    const Scalar* FASTCTC_RESTRICT ym = emission_m;
-    const Int* FASTCTC_RESTRICT ye = emission_e;
-    for (int64_t f = 0; f < frames; ++f, ym += width, ye += width) {
-      const V y_blank = {S::set1(ym[0]), S::set1i(ye[0])};
+    const Scalar* m;
+    const Exp* e;
+    typename S::F table_m[tables ? tables : 1];
+    typename V::E table_e[tables ? tables : 1];
+
+    FASTCTC_INLINE Emissions of(const Scalar* m, const Exp* e) {
+      Emissions y;
+      y.m = m;
+      y.e = e;
+      for (int v = 0; v < tables; ++v) {
+        y.table_m[v] = S::load(m + v * W);
+        y.table_e[v] = S::load(e + v * W);
+      }
+      return y;
+    }
+    inline __attribute__((always_inline)) V at(const int32_t* label, int64_t i) const {
+      if constexpr (tables == 0) {
+        (void)label;
+        return V::load(m + i, e + i);
+      } else {
+        const typename S::I index = S::load((const Int*)label + i);
+        return {S::template look_up<tables>(table_m, index), S::template look_up<tables>(table_e, index)};
+      }
+    }
+  };
+
+  // One block of frames forward from the states of the frame before; with keep the label states go to keep_m and keep_e.
+  // blank_at: where a frame's emissions hold the blank's.
+  template <int tables, bool keep>
+  void alpha_block(int64_t block, int64_t blank_at, Band band, int64_t frames, Scalar* keep_m, Exp* keep_e) {
+    using V = Scaled<S>;
+    const int64_t width = this->width, emission_width = this->emission_width, first = band.first, end = band.end;
+    const int32_t* const label = this->label;
+    const Int* const leave = this->leave;
+    Scalar* const m = alpha_m;
+    Exp* const e = alpha_e;
+    const Scalar* ym = emission_m + emission_at(block, 0);
+    const Exp* ye = emission_e + emission_at(block, 0);
+    for (int64_t f = 0; f < frames; ++f, ym += emission_width, ye += emission_width) {
+      const auto y = Emissions<tables>::of(ym, ye);
+      const V y_blank = {S::set1(ym[blank_at]), Exponent::set1(ye[blank_at])};
       V carry = V::dead();
-      for (int64_t i = band.first; i < band.end; i += W) {
+      for (int64_t i = first; i < end; i += W) {
         const V b = V::load(m + i, e + i), l = V::load(m + width + i, e + width + i);
         const V stay = V::add(b, l);
         const V leaving = V::select(S::load(leave + i), stay, b);
         const V entering = V::shift_up(leaving, carry);
         carry = leaving;
-        const V next = V::multiply(V::add(l, entering), V::load(ym + i, ye + i));
+        const V next = V::multiply(V::add(l, entering), y.at(label, i));
         V::store(m + i, e + i, V::multiply(stay, y_blank));
         V::store(m + width + i, e + width + i, next);
-        if constexpr (keep) V::store(keep_m + f * width + i, keep_e + f * width + i, next);
+        if constexpr (keep) V::store(keep_m + i, keep_e + i, next);
+      }
+      if constexpr (keep) {
+        keep_m += width;
+        keep_e += width;
       }
     }
-    alpha_bits += renormalise(alpha_m, alpha_e, width, band);
+    alpha_bits += renormalise(m, e, width, band);
   }
 
   // ln of the probability that all frames emit the target, with the mantissa and exponent it came from
   double log_probability(const CtcUtterance& u, double* mantissa, int64_t* exponent) const {
-    const Int b = alpha_e[u.S], l = alpha_e[width + u.S], best = b > l ? b : l;
+    const int64_t b = (int64_t)alpha_e[u.S], l = (int64_t)alpha_e[width + u.S], best = b > l ? b : l;
     const double sum = (double)alpha_m[u.S] * __builtin_ldexp(1.0, (int)at_least(b - best, -2000)) +
                        (double)alpha_m[width + u.S] * __builtin_ldexp(1.0, (int)at_least(l - best, -2000));
     *mantissa = sum;
@@ -213,7 +270,7 @@ struct Lattice {
   }
 
   void start_beta(const CtcUtterance& u, double mantissa) {
-    kill(beta_m, beta_e);
+    kill(beta_m, beta_e, 2 * width + W);
     // dividing by the total here makes every alpha * beta a posterior
     beta_m[u.S] = (Scalar)(1 / mantissa);
     beta_e[u.S] = 0;
@@ -221,31 +278,39 @@ struct Lattice {
   }
 
   // One block of frames backward; label posteriors of frame f of the block go to posterior + f * width.
-  void beta_block(Band band, int64_t frames, const Scalar* kept_block_m, const Int* kept_block_e, int64_t bits) {
+  template <int tables>
+  void beta_block(int64_t block, int64_t blank_at, Band band, int64_t frames, const Scalar* kept_block_m,
+                  const Exp* kept_block_e, int64_t bits) {
     using V = Scaled<S>;
-    Scalar* const FASTCTC_RESTRICT m = beta_m;
-    Int* const FASTCTC_RESTRICT e = beta_e;
-    const typename S::I offset = S::set1i((Int)at_most(at_least(bits, -(1 << 29)), 1 << 29));
+    const int64_t width = this->width, first = band.first, end = band.end;
+    const int32_t* const label = this->label;
+    const Int* const leave = this->leave;
+    Scalar* const m = beta_m;
+    Exp* const e = beta_e;
+    // the states above the band hold later frames; nothing in it comes from them
+    V::store(m + width + end, e + width + end, V::dead());
+    const typename V::E offset = Exponent::set1((Exp)at_most(at_least(bits, -(1 << 29)), 1 << 29));
     for (int64_t f = frames - 1; f >= 0; --f) {
-      const Scalar* FASTCTC_RESTRICT ym = emission_m + f * width;
-      const Int* FASTCTC_RESTRICT ye = emission_e + f * width;
-      const Scalar* FASTCTC_RESTRICT am = kept_block_m + f * width;
-      const Int* FASTCTC_RESTRICT ae = kept_block_e + f * width;
-      Scalar* FASTCTC_RESTRICT out = posterior + f * width;
-      const V y_blank = {S::set1(ym[0]), S::set1i(ye[0])};
-      V l = V::load(m + width + band.first, e + width + band.first);
-      for (int64_t i = band.first; i < band.end; i += W) {
-        const V l_after = i + W < band.end ? V::load(m + width + i + W, e + width + i + W) : V::dead();
+      const Scalar* ym = emission_m + emission_at(block, f);
+      const Exp* ye = emission_e + emission_at(block, f);
+      const Scalar* am = kept_block_m + f * width;
+      const Exp* ae = kept_block_e + f * width;
+      Scalar* out = posterior + f * width;
+      const auto y = Emissions<tables>::of(ym, ye);
+      const V y_blank = {S::set1(ym[blank_at]), Exponent::set1(ye[blank_at])};
+      V l = V::load(m + width + first, e + width + first);
+      for (int64_t i = first; i < end; i += W) {
+        const V l_after = V::load(m + width + i + W, e + width + i + W);
         const V b = V::load(m + i, e + i);
         const V b_new = V::add(b, V::shift_down(l, l_after));
         const V l_new = V::add(l, V::select(S::load(leave + i), b_new, b));
         l = l_after;
         S::store(out + i, V::value(S::load(am + i) * l_new.m, S::load(ae + i) + l_new.e + offset));
         V::store(m + i, e + i, V::multiply(b_new, y_blank));
-        V::store(m + width + i, e + width + i, V::multiply(l_new, V::load(ym + i, ye + i)));
+        V::store(m + width + i, e + width + i, V::multiply(l_new, y.at(label, i)));
       }
     }
-    beta_bits += renormalise(beta_m, beta_e, width, band);
+    beta_bits += renormalise(m, e, width, band);
   }
 };
 

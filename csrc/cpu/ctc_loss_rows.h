@@ -44,7 +44,7 @@ double softmax_statistics(Lattice<S>& lattice, const CtcUtterance& u, int64_t t0
     F rows[W];
     for (int i = 0; i < W; ++i) {
       F best = S::set1(-(Scalar)__builtin_inf());
-      for_each_vector<S>(row[i], u.C, [&](int64_t, F x, int64_t) { best = S::at_least(x, best); });
+      for_each_vector<S>(row[i], u.C, [&best](int64_t, F x, int64_t) { best = S::at_least(x, best); });
       rows[i] = best;
     }
     Scalar base[W], sum[W];
@@ -67,37 +67,60 @@ double softmax_statistics(Lattice<S>& lattice, const CtcUtterance& u, int64_t t0
   return __builtin_log(product);
 }
 
-// Emissions of the pairs in the band, frames t0 .. t0 + frames. Returns 0, or NaN where one of them is NaN.
+// Emissions of one frame, pair by pair, each read from its own place in the row.
 template <class S, class X>
-typename S::Scalar emit(Lattice<S>& lattice, const CtcUtterance& u, typename Lattice<S>::Band band, int64_t t0,
-                        int64_t frames) {
-  using V = Scaled<S>;
-  using Scalar = typename S::Scalar;
+FASTCTC_INLINE void emit_pairs(const Lattice<S>& lattice, typename Lattice<S>::Band band, const X* row,
+                               typename S::Scalar base, typename S::Scalar* m, typename Lattice<S>::Exp* e) {
   constexpr int W = S::W;
-  typename S::F watch = S::set1(0);
-  for (int64_t f = 0; f < frames; ++f) {
-    const X* row = static_cast<const X*>(u.scores) + (t0 + f) * u.scores_stride;
-    const Scalar base = lattice.row_base[t0 + f];
-    Scalar* m = lattice.emission_m + f * lattice.width;
-    auto* e = lattice.emission_e + f * lattice.width;
-    // the first vector holds the blank
-    for (int64_t i = 0; i < band.end; i = i < band.first ? band.first : i + W) {
-      Scalar scores[W];
-      for (int k = 0; k < W; ++k) scores[k] = to_scalar(row[lattice.label[i + k]]);
-      const V y = emission<S>(S::load(scores), base);
-      watch = watch + (y.m - y.m);
-      V::store(m + i, e + i, y);
-    }
+  const int32_t* const label = lattice.label;
+  // the first vector holds the blank
+  for (int64_t i = 0; i < band.end; i = i < band.first ? band.first : i + W) {
+    typename S::Scalar scores[W];
+    for (int k = 0; k < W; ++k) scores[k] = to_scalar(row[label[i + k]]);
+    Scaled<S>::store(m + i, e + i, emission<S>(S::load(scores), base));
   }
-  return S::sum(watch);
 }
 
-// One vector of the gradient: scale * exp(score - base) - posterior
+// Emissions of one frame, class by class: each is exponentiated once, however often it occurs in the target.
+template <class S, class X>
+FASTCTC_INLINE void emit_classes(int vectors, const X* row, int64_t C, typename S::Scalar base,
+                                 typename S::Scalar* m, typename Lattice<S>::Exp* e) {
+  for (int64_t c = 0; c < vectors * S::W; c += S::W) {
+    const int64_t left = C - c;
+    const auto x = left >= S::W ? load_as<S>(row + c) : left > 0 ? load_part<S>(row + c, left, 0) : S::set1(0);
+    Scaled<S>::store(m + c, e + c, emission<S>(x, base));
+  }
+}
+
+// Emissions of one block of frames. Returns 0, or NaN where a log-probability that the band uses is NaN (among logits a
+// NaN shows in the row's sum already).
+template <class S, class X>
+typename S::Scalar emit(Lattice<S>& lattice, const CtcUtterance& u, int64_t block, typename Lattice<S>::Band band,
+                        int64_t frames) {
+  typename S::Scalar watch = 0;
+  for (int64_t f = 0; f < frames; ++f) {
+    const int64_t t = block * kBlock + f;
+    const X* row = static_cast<const X*>(u.scores) + t * u.scores_stride;
+    auto* m = lattice.emission_m + lattice.emission_at(block, f);
+    auto* e = lattice.emission_e + lattice.emission_at(block, f);
+    if (lattice.table_vectors) emit_classes<S>(lattice.table_vectors, row, u.C, lattice.row_base[t], m, e);
+    else emit_pairs<S>(lattice, band, row, lattice.row_base[t], m, e);
+    if (u.from_logits) continue;
+    watch += to_scalar(row[u.blank]) != to_scalar(row[u.blank]) ? (typename S::Scalar)__builtin_nan("") : 0;
+    for (int64_t i = at_least(1, band.first); i <= at_most(u.S, band.end - 1); ++i)
+      if (to_scalar(row[lattice.label[i]]) != to_scalar(row[lattice.label[i]]))
+        watch = (typename S::Scalar)__builtin_nan("");
+  }
+  return watch;
+}
+
+// One vector of the gradient: scale * exp(score - base) - posterior. In log-probability mode with the true gradient the
+// scale of every row is 0 and the scores, which may be -inf or NaN, are left out.
 template <class S>
-FASTCTC_INLINE typename S::F gradient(const Lattice<S>& lattice, const CtcUtterance& u, int64_t t, typename S::F x,
-                                      typename S::F posterior) {
-  if (u.subtract_only) return S::set1(0) - posterior;
-  return exp_value<S>(x - S::set1(lattice.row_base[t])) * S::set1(lattice.row_scale[t]) - posterior;
+FASTCTC_INLINE typename S::F gradient(bool subtract_only, typename S::Scalar base, typename S::Scalar scale,
+                                      typename S::F x, typename S::F posterior) {
+  if (subtract_only) return S::set1(0) - posterior;
+  return exp_value<S>(x - S::set1(base)) * S::set1(scale) - posterior;
 }
 
 // Few classes: transposed, so that one vector addition carries a label's posteriors of W frames into its class.
@@ -126,16 +149,21 @@ void dense_gradient(Lattice<S>& lattice, const CtcUtterance& u, typename Lattice
     }
     Scalar* blank = sums + u.blank * W;
     S::store(blank, S::load(blank) + S::at_least(S::set1(0), S::set1(1) - of_labels));
+    const X* const scores = static_cast<const X*>(u.scores) + (t0 + g) * u.scores_stride;
+    X* const out = static_cast<X*>(u.grad) + (t0 + g) * u.grad_stride;
+    const Scalar* const base = lattice.row_base + t0 + g;
+    const Scalar* const scale = lattice.row_scale + t0 + g;
+    const int64_t scores_stride = u.scores_stride, out_stride = u.grad_stride;
+    const bool subtract_only = u.subtract_only;
     for (int64_t c = 0; c < C; c += W) {
       const int64_t first = c + W <= C ? c : at_least(C - W, 0);
       for (int k = 0; k < W; ++k) r[k] = S::load(sums + (first + k) * W) * grad_scale;
       S::transpose(r);
-      for (int64_t f = 0; f < count; ++f) {
-        const int64_t t = t0 + g + f;
-        const X* row = static_cast<const X*>(u.scores) + t * u.scores_stride + first;
-        X* out = static_cast<X*>(u.grad) + t * u.grad_stride + first;
-        if (C >= W) store_as<S>(out, gradient(lattice, u, t, load_as<S>(row), r[f]));
-        else store_part<S>(out, C, gradient(lattice, u, t, load_part<S>(row, C, 0), r[f]));
+      const X* x = scores + first;
+      X* to = out + first;
+      for (int64_t f = 0; f < count; ++f, x += scores_stride, to += out_stride) {
+        if (C >= W) store_as<S>(to, gradient<S>(subtract_only, base[f], scale[f], load_as<S>(x), r[f]));
+        else store_part<S>(to, C, gradient<S>(subtract_only, base[f], scale[f], load_part<S>(x, C, 0), r[f]));
       }
     }
   }
@@ -154,8 +182,10 @@ void sparse_gradient(Lattice<S>& lattice, const CtcUtterance& u, typename Lattic
     const int64_t t = t0 + f;
     const X* row = static_cast<const X*>(u.scores) + t * u.scores_stride;
     X* out = static_cast<X*>(u.grad) + t * u.grad_stride;
-    for_each_vector<S>(row, u.C, [&](int64_t c, F x, int64_t) {
-      S::store(made + c, gradient(lattice, u, t, x, S::set1(0)));
+    const Scalar base = lattice.row_base[t], scale = lattice.row_scale[t];
+    const bool subtract_only = u.subtract_only;
+    for_each_vector<S>(row, u.C, [=](int64_t c, F x, int64_t) {
+      S::store(made + c, gradient<S>(subtract_only, base, scale, x, S::set1(0)));
     });
     const Scalar* posterior = lattice.posterior + f * lattice.width;
     Scalar of_labels = 0;

@@ -34,16 +34,39 @@ struct Run {
       const int64_t t0 = k * kBlock, frames = frames_of(k);
       const auto band = lattice.band(u, k);
       if (first_time && u.from_logits) log_normaliser += softmax_statistics<S, X>(lattice, u, t0, frames);
-      const auto watch = emit<S, X>(lattice, u, band, t0, frames);
-      if (first_time) emission_watch += watch;
+      if (first_time) emission_watch += emit<S, X>(lattice, u, k, band, frames);
+      else if (lattice.emission_blocks == 1) emit<S, X>(lattice, u, k, band, frames);
       if (u.grad) lattice.block_bits[k] = lattice.alpha_bits;
-      if (keep) {
-        const int64_t at = (k - first_block) * kBlock * lattice.width;
-        lattice.template alpha_block<true>(band, frames, lattice.kept_m + at, lattice.kept_e + at);
-      } else {
-        lattice.template alpha_block<false>(band, frames, nullptr, nullptr);
+      const int64_t at = (k - first_block) * kBlock * lattice.width;
+      with_tables([&](auto tables) {
+        if (keep)
+          lattice.template alpha_block<tables.n, true>(k, blank_at(), band, frames, lattice.kept_m + at,
+                                                       lattice.kept_e + at);
+        else lattice.template alpha_block<tables.n, false>(k, blank_at(), band, frames, nullptr, nullptr);
+      });
+    }
+  }
+
+  // where a frame's emissions hold the blank's
+  int64_t blank_at() const { return lattice.table_vectors ? u.blank : 0; }
+
+  template <int count>
+  struct Tables {
+    static constexpr int n = count;
+  };
+  template <class Body>
+  void with_tables(Body body) {
+    if constexpr (S::kTableVectors > 0) {
+      switch (lattice.table_vectors) {
+        case 1:
+          return body(Tables<1>{});
+        case 2:
+          return body(Tables<2>{});
+        case 4:
+          return body(Tables<4>{});
       }
     }
+    body(Tables<0>{});
   }
 
   void save(int64_t segment) {
@@ -94,9 +117,12 @@ struct Run {
   void backward(int64_t k, int64_t kept_at, int64_t exponent) {
     const int64_t t0 = k * kBlock, frames = frames_of(k);
     const auto band = lattice.band(u, k);
-    emit<S, X>(lattice, u, band, t0, frames);
-    lattice.beta_block(band, frames, lattice.kept_m + kept_at, lattice.kept_e + kept_at,
-                       lattice.block_bits[k] + lattice.beta_bits - exponent);
+    if (lattice.emission_blocks == 1) emit<S, X>(lattice, u, k, band, frames);
+    with_tables([&](auto tables) {
+      lattice.template beta_block<tables.n>(k, blank_at(), band, frames, lattice.kept_m + kept_at,
+                                            lattice.kept_e + kept_at,
+                                            lattice.block_bits[k] + lattice.beta_bits - exponent);
+    });
     if (lattice.dense) dense_gradient<S, X>(lattice, u, band, t0, frames);
     else sparse_gradient<S, X>(lattice, u, band, t0, frames);
   }

@@ -72,7 +72,6 @@ void give_back_workspaces(std::vector<Workspace> pieces) {
 
 void prefer_huge_pages(void* p, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-  if (bytes < 2 * kHugePage) return;
   const uintptr_t first = (reinterpret_cast<uintptr_t>(p) + kHugePage - 1) / kHugePage * kHugePage;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(p) + uintptr_t(bytes)) / kHugePage * kHugePage;
   // refused where the kernel has no huge pages: then small ones serve

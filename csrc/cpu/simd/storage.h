@@ -141,6 +141,22 @@ FASTCTC_INLINE void write_row(X* out, const typename S::Scalar* made, int64_t n,
 // n < W values, the other lanes filled
 template <class S, class X>
 FASTCTC_INLINE typename S::F load_part(const X* p, int64_t n, typename S::Scalar fill) {
+#ifdef __AVX512F__
+  if constexpr (S::W == 16) {
+    const __mmask16 known = (__mmask16)((1u << n) - 1);
+    if constexpr (sizeof(X) == 4) return (typename S::F)_mm512_mask_loadu_ps(_mm512_set1_ps(fill), known, p);
+    const __m256i raw = _mm256_maskz_loadu_epi16(known, p);
+    if constexpr (IsFloat16<X>::value)
+      return (typename S::F)_mm512_mask_cvtph_ps(_mm512_set1_ps(fill), known, raw);
+    else
+      return (typename S::F)_mm512_mask_slli_epi32((__m512i)_mm512_set1_ps(fill), known, _mm512_cvtepu16_epi32(raw), 16);
+  }
+#elif defined(__AVX2__)
+  if constexpr (S::W == 8 && sizeof(X) == 4) {
+    const __m256i known = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return (typename S::F)_mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, known), (__m256)known);
+  }
+#endif
   typename S::Scalar lanes[S::W];
   for (int i = 0; i < S::W; ++i) lanes[i] = i < n ? to_scalar(p[i]) : fill;
   return S::load(lanes);

@@ -146,8 +146,9 @@ struct Simd {
   typedef Float F __attribute__((vector_size(Width * sizeof(Float))));
   typedef Int I __attribute__((vector_size(Width * sizeof(Float))));
 
-  FASTCTC_INLINE F set1(Float x) { return F{} + x; }
-  FASTCTC_INLINE I set1i(Int x) { return I{} + x; }
+  // x - 0 is x for every x, so this is one broadcast; x + 0 is not, for -0
+  FASTCTC_INLINE F set1(Float x) { return x - F{}; }
+  FASTCTC_INLINE I set1i(Int x) { return x - I{}; }
   FASTCTC_INLINE I shift_left(I a, int n) { return a << n; }
   FASTCTC_INLINE I shift_right(I a, int n) { return a >> n; }
   FASTCTC_INLINE I max(I a, I b) {
@@ -161,6 +162,7 @@ struct Simd {
 #endif
     return a > b ? a : b;
   }
+  FASTCTC_INLINE F max(F a, F b) { return at_least(a, b); }
   FASTCTC_INLINE I less(I a, I b) { return a < b; }
   FASTCTC_INLINE I less(F a, F b) { return a < b; }
   FASTCTC_INLINE I select(I mask, I a, I b) {
@@ -248,6 +250,39 @@ struct Simd {
     }
     if constexpr (step > 1) return reduce_rows<step / 2>(r, op);
     return r[0];
+  }
+
+  // Tables of up to this many vectors can be looked up lane by lane; 0 where that is no faster than reading memory.
+#if defined(__AVX512F__) || defined(__AVX2__)
+  static constexpr int kTableVectors = sizeof(Float) == 4 ? 4 : 0;
+#else
+  static constexpr int kTableVectors = 0;
+#endif
+  // lane i of the result is entry index[i] of n = 1, 2 or 4 vectors of T (F or I)
+  template <int n, class T>
+  FASTCTC_INLINE T look_up(const T* table, I index) {
+#ifdef __AVX512F__
+    const __m512i at = (__m512i)index;
+    if constexpr (n == 1) return (T)_mm512_permutexvar_epi32(at, (__m512i)table[0]);
+    const __m512i low = _mm512_permutex2var_epi32((__m512i)table[0], at, (__m512i)table[1]);
+    if constexpr (n == 2) return (T)low;
+    const __m512i high = _mm512_permutex2var_epi32((__m512i)table[2], at, (__m512i)table[3]);
+    return (T)_mm512_mask_blend_epi32(_mm512_test_epi32_mask(at, _mm512_set1_epi32(32)), low, high);
+#elif defined(__AVX2__)
+    const __m256i at = (__m256i)index;
+    const __m256i r0 = _mm256_permutevar8x32_epi32((__m256i)table[0], at);
+    if constexpr (n == 1) return (T)r0;
+    // bits 3 and 4 of the index choose among the vectors
+    const __m256 odd = (__m256)_mm256_slli_epi32(at, 28), upper = (__m256)_mm256_slli_epi32(at, 27);
+    const __m256i r1 = _mm256_permutevar8x32_epi32((__m256i)table[1], at);
+    const __m256 low = _mm256_blendv_ps((__m256)r0, (__m256)r1, odd);
+    if constexpr (n == 2) return (T)low;
+    const __m256i r2 = _mm256_permutevar8x32_epi32((__m256i)table[2], at);
+    const __m256i r3 = _mm256_permutevar8x32_epi32((__m256i)table[3], at);
+    return (T)_mm256_blendv_ps(low, _mm256_blendv_ps((__m256)r2, (__m256)r3, odd), upper);
+#else
+    return table[0];
+#endif
   }
 
   FASTCTC_INLINE F load(const Float* p) {
