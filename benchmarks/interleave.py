@@ -25,12 +25,15 @@ class Samples:
     """Seconds per call in the order measured; round i is ``peer[i]``, then ``ours[i]``.
 
     ``cpu_share`` is the processor time that this process got per second measured: with one
-    thread, well below 1 says that other programs were in the way.
+    thread, well below 1 says that other programs were in the way. The rehearsals are the calls
+    just before, empty where there were none.
     """
 
     ours: tuple[float, ...]
     peer: tuple[float, ...]
     cpu_share: float
+    our_rehearsals: tuple[float, ...] = ()
+    peer_rehearsals: tuple[float, ...] = ()
 
     @property
     def ratio(self) -> float:
@@ -60,6 +63,7 @@ def interleave(
     rounds: int,
     calls: int = 1,
     pause: float = 0.0,
+    rehearse: bool = False,
     before_ours: Step | None = None,
     before_peer: Step | None = None,
 ) -> Samples:
@@ -67,29 +71,35 @@ def interleave(
 
     Ours is what pytest-benchmark times; the peer runs in its ``setup``, on the same clock. Each
     side starts after ``pause`` seconds of idling, so that worker threads which the other side
-    left spinning have gone to sleep, and after its own untimed ``before_*`` step.
+    left spinning have gone to sleep, and after its own untimed ``before_*`` step. With
+    ``rehearse`` each timed call follows one of the same side that does not count.
     """
     peer_seconds: list[float] = []
+    rehearsals: dict[Step, list[float]] = {ours: [], peer: []}
     cpu_seconds = 0.0
 
     def many(step: Step) -> None:
         for _ in range(calls):
             step()
 
-    def prepare(before: Step | None) -> None:
+    def prepare(step: Step, before: Step | None) -> None:
         if before is not None:
             before()
         if pause:
             time.sleep(pause)
+        if rehearse:
+            start = time.perf_counter()
+            many(step)
+            rehearsals[step].append((time.perf_counter() - start) / calls)
 
     def measure_peer() -> None:
-        prepare(before_peer)
+        prepare(peer, before_peer)
         nonlocal cpu_seconds
         cpu_start, start = time.process_time(), time.perf_counter()
         many(peer)
         peer_seconds.append(time.perf_counter() - start)
         cpu_seconds += time.process_time() - cpu_start
-        prepare(before_ours)
+        prepare(ours, before_ours)
 
     def measure_ours() -> None:
         nonlocal cpu_seconds
@@ -105,4 +115,6 @@ def interleave(
         tuple(seconds / calls for seconds in ours_seconds),
         tuple(seconds / calls for seconds in peer_seconds),
         cpu_seconds / (sum(ours_seconds) + sum(peer_seconds)),
+        tuple(rehearsals[ours]),
+        tuple(rehearsals[peer]),
     )

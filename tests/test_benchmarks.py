@@ -55,6 +55,20 @@ def test_contenders_take_turns() -> None:
     assert len(samples.peer) == 3
 
 
+def test_rehearsals_are_kept_apart() -> None:
+    log: list[str] = []
+    samples = interleave(
+        Recorder(),
+        lambda: log.append("ours"),
+        lambda: log.append("peer"),
+        rounds=2,
+        rehearse=True,
+    )
+    assert log == ["peer", "peer", "ours", "ours"] * 2
+    assert len(samples.peer) == len(samples.ours) == 2
+    assert len(samples.peer_rehearsals) == len(samples.our_rehearsals) == 2
+
+
 def test_disabled_benchmarks_are_refused() -> None:
     recorder = Recorder()
     recorder.disabled = True
@@ -63,9 +77,9 @@ def test_disabled_benchmarks_are_refused() -> None:
 
 
 def test_ratio_is_of_medians_and_spread_of_rounds() -> None:
-    samples = Samples(ours=(1.0, 2.0, 4.0), peer=(10.0, 40.0, 20.0), cpu_share=1.0)
-    assert samples.ratio == 20.0 / 2.0
-    assert samples.spread == (7.5, 15.0)
+    samples = Samples(ours=(1.0, 2.0, 4.0), peer=(16.0, 40.0, 24.0), cpu_share=1.0)
+    assert samples.ratio == 24.0 / 2.0
+    assert samples.spread == (11.0, 18.0)
 
 
 @pytest.mark.parametrize(("seconds", "rounds"), [(0.1, 20), (5.0, 3), (0.001, 41), (0.0, 41)])
@@ -94,6 +108,12 @@ def test_cases_are_reproducible_and_possible(shape: Shape, lengths: str) -> None
         reduction="none",
     )
     assert bool(losses.isfinite().all())
+
+
+def test_ragged_lengths_leave_room_for_repeats() -> None:
+    crowded = Shape("crowded", 16, 64, 2, 8, "one class, so that every label is a repeat")
+    case = make_case(crowded, "ragged")
+    assert bool((case.input_lengths >= 2 * case.target_lengths - 1).all())
 
 
 def test_ragged_lengths_differ() -> None:
@@ -357,7 +377,7 @@ def test_report_of_a_stored_run() -> None:
         stored(
             missed,
             sample_row(cpu_share=0.5),
-            sample_row(threads=2, ratio=99.0),
+            sample_row(threads=2, ratio=99.0, ours_rehearsals_s=[0.5], peer_rehearsals_s=[1.25]),
             sample_row(lengths="ragged", ratio=98.0),
             SCALING_ROW,
             FIXED_ROW,
@@ -376,6 +396,7 @@ def test_report_of_a_stored_run() -> None:
         "| A | 150, 32, 28, 40 | 2.00 | 246 | 29.0 | 120 - 125 | 7 | 30 | **missed** |",
         "| B | 700, 16, 29, 200 | 2.00 | 246 | 123 | 120 - 125 | 7 | 80 | met |",
         "### From logits, forward and backward, 2 threads",
+        "Those took 500 ms and 1250 ms.",
         "### From logits, forward and backward, 1 thread, ragged lengths",
         "| B | 246 | 2.00 | 1.90 | 120 - 125 | 1.7 | met |",
         "| logits | forward and backward | 20.0 | 40.0 | 2.00 | 25 | met |",
