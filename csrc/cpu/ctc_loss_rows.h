@@ -31,6 +31,8 @@ FASTCTC_INLINE typename S::F top_lanes(typename S::F x, int64_t count) {
 }
 
 // Row maximum and sum of exp(score - maximum) of frames t0 .. t0 + frames; returns the sum of the logs of those sums.
+// A trained model's sums are 1 and a tail far below float's resolution at 1, and that tail is the loss: what is not the
+// maximum is summed by itself as well.
 template <class S, class X>
 double softmax_statistics(Lattice<S>& lattice, const CtcUtterance& u, int64_t t0, int64_t frames) {
   using F = typename S::F;
@@ -47,21 +49,28 @@ double softmax_statistics(Lattice<S>& lattice, const CtcUtterance& u, int64_t t0
       for_each_vector<S>(row[i], u.C, [&best](int64_t, F x, int64_t) { best = S::at_least(x, best); });
       rows[i] = best;
     }
-    Scalar base[W], sum[W];
+    Scalar base[W], sum[W], tail[W];
+    F tails[W];
     S::store(base, S::reduce_rows(rows, [](F a, F b) { return S::at_least(a, b); }));
     for (int i = 0; i < W; ++i) {
       const F top = S::set1(base[i]);
-      F total = S::set1(0);
+      F total = S::set1(0), below = S::set1(0);
       for_each_vector<S>(row[i], u.C, [&](int64_t, F x, int64_t fresh) {
-        total = total + top_lanes<S>(exp_value<S>(x - top), fresh);
+        const F p = top_lanes<S>(exp_value<S>(x - top), fresh);
+        total = total + p;
+        below = below + S::select(S::less(x, top), p, S::set1(0));
       });
       rows[i] = total;
+      tails[i] = below;
     }
-    S::store(sum, S::reduce_rows(rows, [](F a, F b) { return a + b; }));
+    const auto plus = [](F a, F b) { return a + b; };
+    S::store(sum, S::reduce_rows(rows, plus));
+    S::store(tail, S::reduce_rows(tails, plus));
     for (int i = 0; i < W && g + i < frames; ++i) {
       lattice.row_base[t0 + g + i] = base[i];
       lattice.row_scale[t0 + g + i] = (Scalar)(u.grad_scale / sum[i]);
-      product *= sum[i];  // 16 factors of at most 2^31 each
+      // how often the maximum occurs, and the tail; a maximum of +-inf makes NaN
+      product *= __builtin_rint((double)sum[i] - tail[i]) + tail[i] + (base[i] - base[i]);
     }
   }
   return __builtin_log(product);
