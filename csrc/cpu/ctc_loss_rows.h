@@ -19,15 +19,18 @@ FASTCTC_INLINE void for_each_vector(const X* row, int64_t C, Body body) {
   if (c < C) body(C - W, load_as<S>(row + C - W), C - c);
 }
 
+// W lanes of 0, then W lanes of all bits: read from entry n on, they select the top n lanes.
+template <class Int>
+struct LaneMasks {
+  static constexpr Int bits[32] = {0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,
+                                   -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+};
+
 template <class S>
 FASTCTC_INLINE typename S::F top_lanes(typename S::F x, int64_t count) {
   if (count == S::W) return x;
-  typename S::Int mask[2 * S::W];
-  for (int i = 0; i < S::W; ++i) {
-    mask[i] = 0;
-    mask[S::W + i] = -1;
-  }
-  return S::select(S::load(mask + count), x, S::set1(0));
+  const typename S::Int* middle = LaneMasks<typename S::Int>::bits + 16;
+  return S::select(S::load(middle - (S::W - count)), x, S::set1(0));
 }
 
 // Row maximum and sum of exp(score - maximum) of frames t0 .. t0 + frames; returns the sum of the logs of those sums.
