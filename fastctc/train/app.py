@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
@@ -21,6 +21,19 @@ from fastctc.train.callbacks import RunFolder, StopBetweenBatches, Transcripts
 from fastctc.train.data import SpeechDataModule
 from fastctc.train.errors import ConfigError, TrainError
 from fastctc.train.module import SpeechModule
+
+
+class SentenceParser(LightningArgumentParser):
+    """Says what is wrong with the command line without the usage of a hundred options first."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        cause: BaseException | None = ex
+        while cause is not None and not isinstance(cause, TrainError):
+            cause = cause.__cause__ or cause.__context__
+        lines = [str(cause)] if cause else [" ".join(line.split()) for line in message.splitlines()]
+        print("fastctc:", " ".join(lines), file=sys.stderr)
+        print(f"{self.prog.replace(' [options]', '')} --help lists the options", file=sys.stderr)
+        sys.exit(2)
 
 
 class TrainCLI(LightningCLI):
@@ -39,6 +52,7 @@ class TrainCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
+            parser_class=SentenceParser,
             parser_kwargs={"prog": "fastctc"},
         )
 
@@ -51,7 +65,7 @@ class TrainCLI(LightningCLI):
             default="",
             help="predict: write the transcripts here too (JSONL).",
         )
-        parser.link_arguments("data.features", "model.features")
+        parser.link_arguments("data", "model.bins", lambda data: data.features.bins, "instantiate")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -61,7 +75,6 @@ class TrainCLI(LightningCLI):
                 "early_stopping.strict": False,
                 "checkpoint.monitor": "val/cer",
                 "checkpoint.filename": Path(BEST).stem,
-                "checkpoint.save_last": True,
                 "checkpoint.enable_version_counter": False,
                 "trainer.num_sanity_val_steps": 0,
                 "trainer.use_distributed_sampler": False,
@@ -171,6 +184,10 @@ def quieten() -> None:
         ".*LightningCLI's args parameter.*",
         ".*number of training batches .* is smaller than the logging interval.*",
         ".*isinstance.treespec, LeafSpec.*",
+        ".*dataloader is not resumable.*",  # the data module resumes it
+        r"\s*By default only one JsonargparseDeprecationWarning.*",
+        r"\s*``instantiate_classes`` was deprecated.*",
+        ".*training_step. returned .None.*",  # a skipped batch, which has been named
     ):
         warnings.filterwarnings("ignore", message)
 

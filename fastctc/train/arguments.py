@@ -46,7 +46,7 @@ def checkpoint_path(value: str, runs: Path) -> Path:
     """Return the checkpoint that ``value`` names: a file, a run folder, ``last`` or ``best``.
 
     ``last`` and ``best`` are those of the newest run below ``runs``; a run folder stands for its
-    best checkpoint.
+    best checkpoint, or its last one without a best.
 
     Raises:
         ConfigError: There is no such checkpoint.
@@ -59,6 +59,8 @@ def checkpoint_path(value: str, runs: Path) -> Path:
         path = found[-1] if value == "last" else found[-1].with_name(BEST)
     elif path.is_dir():
         path = path / CHECKPOINTS / BEST
+        if not path.is_file():  # no validation has chosen one
+            path = path.with_name(LAST)
     if not path.is_file():
         raise ConfigError(f"--ckpt_path {value}: no such checkpoint ({path})")
     return path

@@ -19,7 +19,10 @@ CONFIG = "config.yaml"
 
 
 class RunFolder(pl.Callback):
-    """Keeps what a run is remembered by: its settings, and its curves when it ends in any way.
+    """Keeps what a run is remembered by: settings, last checkpoint, and curves however it ends.
+
+    The last checkpoint is written between epochs, when schedules have seen the validation: a run
+    resumed from it goes on exactly. On Ctrl-C it is written where training stands.
 
     Args:
         folder: The run folder, which also holds logs and checkpoints.
@@ -28,6 +31,7 @@ class RunFolder(pl.Callback):
 
     def __init__(self, folder: Path, config_text: str) -> None:
         self.folder = folder
+        self.last = folder / CHECKPOINTS / LAST
         self.config_text = config_text
         self.curves: Path | None = None
 
@@ -41,6 +45,18 @@ class RunFolder(pl.Callback):
             previous = Path(trainer.ckpt_path).resolve().parent.parent
             keep_earlier(previous, self.folder, trainer.global_step)
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step:
+            self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self.last)
+
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._draw(trainer)
 
@@ -50,9 +66,8 @@ class RunFolder(pl.Callback):
         if trainer.state.fn != "fit":
             return
         if isinstance(exception, KeyboardInterrupt) and trainer.global_step:
-            last = self.folder / CHECKPOINTS / LAST
-            trainer.save_checkpoint(last)
-            print(f"interrupted; go on with: fastctc fit --ckpt_path {last}", flush=True)
+            self._save(trainer)
+            print(f"interrupted; go on with: fastctc fit --ckpt_path {self.last}", flush=True)
         self._draw(trainer)
 
     def _draw(self, trainer: pl.Trainer) -> None:
@@ -63,9 +78,9 @@ class RunFolder(pl.Callback):
 
 
 class StopBetweenBatches(pl.Callback):
-    """Lets Ctrl-C stop after the batch in progress, where a checkpoint is exact.
+    """Lets Ctrl-C stop before the next training batch, where a checkpoint is exact.
 
-    A second Ctrl-C stops at once.
+    A validation in progress is finished first. A second Ctrl-C stops at once.
     """
 
     def __init__(self) -> None:
@@ -88,19 +103,12 @@ class StopBetweenBatches(pl.Callback):
             raise KeyboardInterrupt
         self.asked = True
 
-    def _stop(self) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        # Here rather than at a batch's end, where its figures have not been logged yet.
         if self.asked:
             raise KeyboardInterrupt
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
-    ) -> None:
-        self._stop()
-
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
-    ) -> None:
-        self._stop()
 
 
 class Transcripts(pl.Callback):

@@ -7,6 +7,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fastctc.train.errors import DataError
 
 METRICS = "metrics.csv"
@@ -61,6 +63,7 @@ def draw_curves(run: Path) -> Path:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     series = read_metrics(run)
     if not series:
@@ -92,7 +95,7 @@ def draw_curves(run: Path) -> Path:
 
     titles = {
         "loss": ("CTC loss", "nats per label"),
-        "error": ("Validation error rates", "edits per unit"),
+        "error": ("Validation error rates", ""),
         "blank": ("Blank", "share"),
         "grad": ("Gradient norm", ""),
         "lr": ("Learning rate", ""),
@@ -105,8 +108,17 @@ def draw_curves(run: Path) -> Path:
         panel.tick_params(labelsize=8)
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
-        if key in ("loss", "error", "grad") and panel.lines:
+        logarithmic = key in ("loss", "error", "grad") and any(
+            value > 0 for curve in panel.lines for value in np.asarray(curve.get_ydata())
+        )
+        if logarithmic:
             panel.set_yscale("log")
+        if key == "error" and logarithmic:
+            # Error rates span a decade or two: label more than the powers of ten.
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{100 * rate:g} %"))
+            panel.yaxis.set_minor_formatter(NullFormatter())
+        panel.set_xlim(left=0)
         if panel.lines and key != "lr":
             panel.legend(fontsize=8, frameon=False)
     panels["blank"].set_ylim(-0.02, 1.02)

@@ -19,7 +19,7 @@ from fastctc.train import text as alphabet
 from fastctc.train.errors import ConfigError
 from fastctc.train.features import FeatureConfig, extract
 from fastctc.train.formant import FormantCorpus, Split
-from fastctc.train.sampler import BucketSampler, ResumableLoader
+from fastctc.train.sampler import BucketSampler
 from fastctc.train.sources import FormantSource, Source, load_files
 
 Floats = npt.NDArray[np.float32]
@@ -156,7 +156,7 @@ def _features_of(samples: list[Sample]) -> list[Floats]:
     return [s.features for s in samples]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class FormantConfig:
     """Sizes of the built-in corpus, in utterances.
 
@@ -190,6 +190,10 @@ class FormantConfig:
             raise ConfigError(f"data.formant.seed is {self.seed}: it must not be negative")
 
 
+_FEATURES = FeatureConfig()
+_FORMANT = FormantConfig()
+
+
 class SpeechDataModule(pl.LightningDataModule):
     """Speech and its transcripts. Without paths: the built-in formant-speech corpus.
 
@@ -218,8 +222,8 @@ class SpeechDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        features: FeatureConfig | None = None,
-        formant: FormantConfig | None = None,
+        features: FeatureConfig = _FEATURES,
+        formant: FormantConfig = _FORMANT,
         train: list[str] | None = None,
         validation: list[str] | None = None,
         test: list[str] | None = None,
@@ -235,8 +239,8 @@ class SpeechDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.features = features or FeatureConfig()
-        self.formant = formant or FormantConfig()
+        self.features = features
+        self.formant = formant
         self.paths = {
             "train": train or [],
             "validation": validation or [],
@@ -264,6 +268,7 @@ class SpeechDataModule(pl.LightningDataModule):
         #: Called with (name of the set, done, total) while the built-in corpus is made.
         self.on_progress: Callable[[str, int, int], None] = lambda name, done, total: None
         self._datasets: dict[str, list[SpeechDataset]] = {}
+        self._resume_at = (0, 0)
         # Values that cannot work are refused here, before any data is made.
         BucketSampler([1.0], batch_size, max_batch_seconds, buckets=buckets)
 
@@ -350,7 +355,7 @@ class SpeechDataModule(pl.LightningDataModule):
             )
         return self._dataset(source, keep)
 
-    def train_dataloader(self) -> ResumableLoader:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Return the shuffled, bucketed training batches."""
         datasets = self._datasets["train"]
         joined: Any = torch.utils.data.ConcatDataset(datasets)
@@ -363,15 +368,20 @@ class SpeechDataModule(pl.LightningDataModule):
             seed=self.seed,
             sortagrad=self.sortagrad,
         )
-        return ResumableLoader(joined, sampler, self._progress, **self._loader_options())
+        sampler.resume(*self._resume_at)
+        return DataLoader(joined, batch_sampler=sampler, **self._loader_options())
 
-    def _progress(self) -> tuple[int, int]:
-        """Return (epoch, batches of it that training has finished)."""
+    def state_dict(self) -> dict[str, int]:
+        """Return where training stands in the data: the epoch, and how much of it is done."""
         if self.trainer is None:
-            return 0, 0
+            return {}
         # Counted once the optimiser has stepped, and before the hooks that save checkpoints.
         done: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return self.trainer.current_epoch, int(done.processed)
+        return {"epoch": self.trainer.current_epoch, "batches": int(done.processed)}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Let the next training loader go on from there."""
+        self._resume_at = (state_dict["epoch"], state_dict["batches"])
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the validation batches."""
@@ -402,6 +412,9 @@ class SpeechDataModule(pl.LightningDataModule):
     def _loader_options(self) -> dict[str, Any]:
         return {
             "collate_fn": collate,
+            # Without one of its own, each iterator would draw from the generator that dropout uses,
+            # and a resumed run makes fewer iterators.
+            "generator": torch.Generator().manual_seed(self.seed),
             "num_workers": self.num_workers,
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": self.num_workers > 0,

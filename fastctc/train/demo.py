@@ -45,7 +45,7 @@ def demo(args: Sequence[str]) -> int:
     trained = time.perf_counter()
 
     loader = cli.datamodule.train_dataloader()
-    loader.buckets.set_epoch(1)  # the first epoch would begin with the shortest utterances
+    loader.batch_sampler.set_epoch(1)  # the first epoch would begin with the shortest utterances
     share = loss_share(cli.model, next(iter(loader)))
     cli.trainer.test(
         cli.model, datamodule=cli.datamodule, ckpt_path=str(cli.folder / CHECKPOINTS / BEST),
@@ -84,19 +84,19 @@ def loss_share(model: SpeechModule, batch: Batch) -> float:
 
 def _summary(cli: TrainCLI, share: float, training: float, testing: float) -> None:
     console = Console()
-    table = Table(title="Tested on what training never saw", title_justify="left")
+    table = Table()
     for title in ("set", "utterances", "CER", "WER", "blank frames"):
         table.add_column(title, justify="left" if title == "set" else "right")
-    titles = {
-        "heldout": "held-out speakers and word strings",
-        "new_words": "held-out speakers, words never seen",
-    }
     for name, evaluation in cli.model.evaluations.items():
         figures = evaluation.metrics()
         rates = [percent(figures[key]) for key in ("cer", "wer", "blank_fraction")]
-        table.add_row(titles.get(name, name), str(evaluation.utterances), *rates)
+        table.add_row(name.replace("_", " "), str(evaluation.utterances), *rates)
     console.print()
     console.print(table)
+    print(
+        "heldout: unseen speakers (pitch and vocal tract outside training's ranges) and unseen\n"
+        "strings of known words; new words: such speakers and words that training never saw."
+    )
     parameters = sum(p.numel() for p in cli.model.network.parameters())
     print(
         f"{parameters / 1e6:.2f} M parameters, {cli.trainer.global_step} steps. Corpus and "
@@ -104,8 +104,8 @@ def _summary(cli: TrainCLI, share: float, training: float, testing: float) -> No
         f"threads, {os.cpu_count()} cores)."
     )
     print(
-        f"The CTC loss takes {share:.1%} of forward + backward in this small model: a faster loss "
-        "shows in its memory and in models with more classes, not here."
+        f"The CTC loss takes {share:.1%} of forward + backward here: in so small a model a faster "
+        "loss hardly shows."
     )
     folder = cli.folder
     paths: list[tuple[str, Path | None]] = [

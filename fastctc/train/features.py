@@ -18,7 +18,7 @@ _MEL_LOW_HZ = 50.0
 _MEL_FLOOR = 1e-6
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class FeatureConfig:
     """What the network sees of the audio.
 

@@ -17,7 +17,7 @@ from fastctc.train.errors import ConfigError
 _HARDTANH_TOP = 20.0
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class ConvConfig:
     """One convolution: sizes are (frequency, time)."""
 
@@ -44,7 +44,7 @@ def _deepspeech2_convs() -> list[ConvConfig]:
     ]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class NetworkConfig:
     """Sizes of the network. The defaults are the full DeepSpeech2.
 

@@ -12,7 +12,6 @@ import fastctc
 from fastctc.train import text as alphabet
 from fastctc.train.data import Batch
 from fastctc.train.errors import ConfigError, NonFiniteError
-from fastctc.train.features import FeatureConfig
 from fastctc.train.metrics import (
     BlankStatistics,
     ErrorRates,
@@ -26,6 +25,9 @@ from fastctc.train.optim import OptimConfig, build_optimizer
 # So many batches in a row without a finite loss mean that the weights are lost.
 _GIVE_UP_AFTER = 20
 _SAMPLES = 5
+
+_NETWORK = NetworkConfig()
+_OPTIM = OptimConfig()
 
 
 class Evaluation:
@@ -58,7 +60,7 @@ class SpeechModule(pl.LightningModule):
     Args:
         network: Sizes of the network.
         optim: Optimiser and schedule.
-        features: What the network sees; the command line takes it from the data.
+        bins: Feature bins per frame; the command line takes them from ``data.features``.
         nan_policy: A loss or gradient that is NaN, or a text that cannot be aligned because it is
             too long for its audio: ``skip`` leaves it out with a warning that names the utterances,
             ``raise`` stops with the same words.
@@ -66,18 +68,17 @@ class SpeechModule(pl.LightningModule):
 
     def __init__(
         self,
-        network: NetworkConfig | None = None,
-        optim: OptimConfig | None = None,
-        features: FeatureConfig | None = None,
+        network: NetworkConfig = _NETWORK,
+        optim: OptimConfig = _OPTIM,
+        bins: int = 161,
         nan_policy: Literal["skip", "raise"] = "skip",
     ) -> None:
         super().__init__()
         if nan_policy not in ("skip", "raise"):
             raise ConfigError(f"model.nan_policy is {nan_policy!r}: skip and raise exist")
-        self.optim_config = optim or OptimConfig()
+        self.optim_config = optim
         self.nan_policy = nan_policy
-        self.features = features or FeatureConfig()
-        self.network = DeepSpeech2(network or NetworkConfig(), self.features.bins, alphabet.CLASSES)
+        self.network = DeepSpeech2(network, bins, alphabet.CLASSES)
         #: The settings of the run as JSON; checkpoints carry them, so they can be used alone.
         self.config_text = ""
         self.stuck = StuckWatch()
@@ -125,11 +126,16 @@ class SpeechModule(pl.LightningModule):
         return loss
 
     def _log_step(self, loss: Tensor, blank: BlankStatistics) -> None:
+        self._log_where()
         self.log("train/loss", loss, prog_bar=True, batch_size=1)
         self.log("train/blank_fraction", blank.fraction, prog_bar=True, batch_size=1)
         self.log("train/blank_posterior", blank.posterior, batch_size=1)
         self.log("train/frames_per_label", blank.frames_per_label, batch_size=1)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
+
+    def _log_where(self) -> None:
+        # What Lightning would take, its own count of batches, is one too high in a resumed run.
+        self.log("step", float(self.global_step), batch_size=1)
 
     def _check_alignments(self, lengths: Tensor, batch: Batch) -> None:
         """Name the utterances whose text cannot be aligned; the loss leaves them out."""
@@ -167,6 +173,8 @@ class SpeechModule(pl.LightningModule):
     ) -> None:
         """Clip as ``trainer.gradient_clip_val`` says, log the norm, drop what is not finite."""
         parameters = [p for p in self.parameters() if p.grad is not None]
+        if not parameters:  # the batch was skipped
+            return
         if gradient_clip_algorithm == "value" and gradient_clip_val:
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
@@ -204,6 +212,7 @@ class SpeechModule(pl.LightningModule):
         self._evaluate(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
+        self._log_where()
         self._log_evaluations({"val": "val"})
 
     def on_test_epoch_start(self) -> None:

@@ -18,7 +18,7 @@ Schedule = Literal["constant", "plateau", "cosine", "exponential", "onecycle"]
 _MONITOR = "val/cer"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class OptimConfig:
     """How the weights move.
 
@@ -89,7 +89,14 @@ def build_optimizer(
         )
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": plateau, "monitor": _MONITOR, "interval": "epoch"},
+            "lr_scheduler": {
+                "scheduler": plateau,
+                "monitor": _MONITOR,
+                "interval": "epoch",
+                # A run resumed from its best checkpoint, which is written before the schedule has
+                # seen the error rate, does without that one.
+                "strict": False,
+            },
         }
     if config.schedule == "exponential":
         exponential = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=config.factor)

@@ -1,12 +1,11 @@
-"""Batches of utterances of like length, and a loader that can go on in the middle of an epoch."""
+"""Batches of utterances of like length, which can go on in the middle of an epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 from fastctc.train.errors import ConfigError
 
@@ -94,33 +93,3 @@ class BucketSampler(Sampler[list[int]]):
         if not sort:
             batches = [batches[k] for k in rng.permutation(len(batches))]
         return batches
-
-
-class ResumableLoader(DataLoader[Any]):
-    """A DataLoader over a BucketSampler that a checkpoint can put back where it was.
-
-    Args:
-        progress: Returns (epoch, batches that this epoch has trained on).
-        sampler: The batches.
-        dataset, **kwargs: As for DataLoader.
-    """
-
-    def __init__(
-        self,
-        dataset: Any,
-        batch_sampler: BucketSampler,
-        progress: Callable[[], tuple[int, int]],
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(dataset, batch_sampler=batch_sampler, **kwargs)
-        self.buckets = batch_sampler
-        self.progress = progress
-
-    def state_dict(self) -> dict[str, int]:
-        """Return where training stands in the data."""
-        epoch, batches = self.progress()
-        return {"epoch": epoch, "batches": batches}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there."""
-        self.buckets.resume(state["epoch"], state["batches"])

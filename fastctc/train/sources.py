@@ -123,7 +123,7 @@ def resample(audio: Floats, rate: int, target: int) -> Floats:
     return out[start : start + -(-len(audio) * up // down)].astype(np.float32)
 
 
-def load_files(location: str, *, resample: bool, transcripts: bool = True) -> FileSource:
+def load_files(location: str, *, resample: bool = True, transcripts: bool = True) -> FileSource:
     """Return the source behind a path.
 
     Args:
