@@ -80,7 +80,7 @@ sdist: $(VENV)/.installed-test
 # keep memory until the end of the process, so leaks are not looked for.
 sanitize: $(VENV)/.installed-test
 	$(BIN)/cmake -S . -B $(SANITIZED) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
-	  -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DCMAKE_BUILD_TYPE=Debug \
 	  -DFASTCTC_SANITIZE=address,undefined -DFASTCTC_CUDA=0 \
 	  -DPython_EXECUTABLE=$(abspath $(BIN))/python \
 	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
