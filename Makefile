@@ -77,7 +77,8 @@ sdist: $(VENV)/.installed-test
 	$(BIN)/python -m build --sdist --no-isolation -o dist
 
 # The runtime libraries go first because Python itself is not built with them. CPython and torch
-# keep memory until the end of the process, so leaks are not looked for.
+# keep memory until the end of the process, so leaks are not looked for. Output is not captured: a
+# finding ends the process, and what pytest had captured would go with it.
 sanitize: $(VENV)/.installed-test
 	$(BIN)/cmake -S . -B $(SANITIZED) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
 	  -DCMAKE_BUILD_TYPE=Debug \
@@ -87,7 +88,7 @@ sanitize: $(VENV)/.installed-test
 	$(BIN)/cmake --build $(SANITIZED)
 	LD_PRELOAD="$(ASAN_LIBRARIES)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  FASTCTC_LIBRARY=$$(echo $(abspath $(SANITIZED))/_C*.so) \
-	  $(BIN)/python -m pytest -p no:cacheprovider tests/test_loss_fuzz.py $(PYTEST_ARGS)
+	  $(BIN)/python -m pytest -p no:cacheprovider -v -s tests/test_loss_fuzz.py $(PYTEST_ARGS)
 
 constraints:
 	$(PYTHON) packaging/lock.py
