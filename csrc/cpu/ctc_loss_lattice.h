@@ -77,8 +77,8 @@ struct Lattice {
   // per frame: what is subtracted from its scores, and the factor of exp(score - base) in the gradient
   Scalar* row_base;
   Scalar* row_scale;
-  // Emissions of the last emission_blocks blocks (kBlock, emission_width each): with table_vectors = 0 one per pair, else
-  // one per class, the whole row in that many vectors, looked up lane by lane.
+  // Emissions of the last emission_blocks blocks (kBlock, emission_width each): with table_vectors = 0 one per pair,
+  // else one per class, the whole row in that many vectors, looked up lane by lane.
   int64_t emission_blocks;
   int64_t emission_width;
   int table_vectors;
@@ -115,7 +115,7 @@ struct Lattice {
       segment_blocks = 1;
       while (segment_blocks * segment_blocks < blocks) ++segment_blocks;
     }
-    table_vectors = tables_for(u.C);
+    table_vectors = tables_for(u.C, width);
     emission_width = table_vectors ? table_vectors * W : width;
     const int64_t emission_bytes = blocks * kBlock * emission_width * (int64_t)(sizeof(Scalar) + sizeof(Exp));
     // short rows keep all their emissions from the forward to the backward pass, as long as they stay in the cache
@@ -143,9 +143,11 @@ struct Lattice {
     return carve.used;
   }
 
-  static int tables_for(int64_t C) {
+  // A class costs about half as much to exponentiate as a pair does to gather and exponentiate.
+  static int tables_for(int64_t C, int64_t width) {
     const int64_t vectors = (C + W - 1) / W;
-    return vectors > S::kTableVectors ? 0 : vectors <= 2 ? (int)vectors : 4;
+    if (vectors > S::kTableVectors || vectors > 2 * (width / W)) return 0;
+    return vectors <= 2 ? (int)vectors : vectors <= 4 ? 4 : 8;
   }
 
   void start(const CtcUtterance& u) {
@@ -223,8 +225,8 @@ struct Lattice {
     }
   };
 
-  // One block of frames forward from the states of the frame before; with keep the label states go to keep_m and keep_e.
-  // blank_at: where a frame's emissions hold the blank's.
+  // One block of frames forward from the states of the frame before; with keep the label states go to keep_m and
+  // keep_e. blank_at: where a frame's emissions hold the blank's.
   template <int tables, bool keep>
   void alpha_block(int64_t block, int64_t blank_at, Band band, int64_t frames, Scalar* keep_m, Exp* keep_e) {
     using V = Scaled<S>;

@@ -93,13 +93,13 @@ FASTCTC_INLINE void emit_pairs(const Lattice<S>& lattice, typename Lattice<S>::B
   }
 }
 
-// Emissions of one frame, class by class: each is exponentiated once, however often it occurs in the target.
+// Emissions of one frame, class by class: each is exponentiated once, however often it occurs in the target. What the
+// table holds past the last class is never looked up.
 template <class S, class X>
-FASTCTC_INLINE void emit_classes(int vectors, const X* row, int64_t C, typename S::Scalar base,
-                                 typename S::Scalar* m, typename Lattice<S>::Exp* e) {
-  for (int64_t c = 0; c < vectors * S::W; c += S::W) {
-    const int64_t left = C - c;
-    const auto x = left >= S::W ? load_as<S>(row + c) : left > 0 ? load_part<S>(row + c, left, 0) : S::set1(0);
+FASTCTC_INLINE void emit_classes(const X* row, int64_t C, typename S::Scalar base, typename S::Scalar* m,
+                                 typename Lattice<S>::Exp* e) {
+  for (int64_t c = 0; c < C; c += S::W) {
+    const auto x = C - c >= S::W ? load_as<S>(row + c) : load_part<S>(row + c, C - c, 0);
     Scaled<S>::store(m + c, e + c, emission<S>(x, base));
   }
 }
@@ -115,8 +115,10 @@ typename S::Scalar emit(Lattice<S>& lattice, const CtcUtterance& u, int64_t bloc
     const X* row = static_cast<const X*>(u.scores) + t * u.scores_stride;
     auto* m = lattice.emission_m + lattice.emission_at(block, f);
     auto* e = lattice.emission_e + lattice.emission_at(block, f);
-    if (lattice.table_vectors) emit_classes<S>(lattice.table_vectors, row, u.C, lattice.row_base[t], m, e);
-    else emit_pairs<S>(lattice, band, row, lattice.row_base[t], m, e);
+    if (lattice.table_vectors)
+      emit_classes<S>(row, u.C, lattice.row_base[t], m, e);
+    else
+      emit_pairs<S>(lattice, band, row, lattice.row_base[t], m, e);
     if (u.from_logits) continue;
     watch += to_scalar(row[u.blank]) != to_scalar(row[u.blank]) ? (typename S::Scalar)__builtin_nan("") : 0;
     for (int64_t i = at_least(1, band.first); i <= at_most(u.S, band.end - 1); ++i)
@@ -174,8 +176,10 @@ void dense_gradient(Lattice<S>& lattice, const CtcUtterance& u, typename Lattice
       const X* x = scores + first;
       X* to = out + first;
       for (int64_t f = 0; f < count; ++f, x += scores_stride, to += out_stride) {
-        if (C >= W) store_as<S>(to, gradient<S>(subtract_only, base[f], scale[f], load_as<S>(x), r[f]));
-        else store_part<S>(to, C, gradient<S>(subtract_only, base[f], scale[f], load_part<S>(x, C, 0), r[f]));
+        if (C >= W)
+          store_as<S>(to, gradient<S>(subtract_only, base[f], scale[f], load_as<S>(x), r[f]));
+        else
+          store_part<S>(to, C, gradient<S>(subtract_only, base[f], scale[f], load_part<S>(x, C, 0), r[f]));
       }
     }
   }

@@ -24,7 +24,7 @@ template <class S, class X>
 struct Run {
   CtcUtterance& u;
   Lattice<S> lattice;
-  double log_normaliser = 0;             // sum over frames of log(sum of exp(score - base))
+  double log_normaliser = 0;              // sum over frames of log(sum of exp(score - base))
   typename S::Scalar emission_watch = 0;  // NaN once an emission was
 
   int64_t frames_of(int64_t block) const { return at_most(kBlock, u.T - block * kBlock); }
@@ -34,15 +34,18 @@ struct Run {
       const int64_t t0 = k * kBlock, frames = frames_of(k);
       const auto band = lattice.band(u, k);
       if (first_time && u.from_logits) log_normaliser += softmax_statistics<S, X>(lattice, u, t0, frames);
-      if (first_time) emission_watch += emit<S, X>(lattice, u, k, band, frames);
-      else if (lattice.emission_blocks == 1) emit<S, X>(lattice, u, k, band, frames);
+      if (first_time)
+        emission_watch += emit<S, X>(lattice, u, k, band, frames);
+      else if (lattice.emission_blocks == 1)
+        emit<S, X>(lattice, u, k, band, frames);
       if (u.grad) lattice.block_bits[k] = lattice.alpha_bits;
       const int64_t at = (k - first_block) * kBlock * lattice.width;
       with_tables([&](auto tables) {
         if (keep)
           lattice.template alpha_block<tables.n, true>(k, blank_at(), band, frames, lattice.kept_m + at,
                                                        lattice.kept_e + at);
-        else lattice.template alpha_block<tables.n, false>(k, blank_at(), band, frames, nullptr, nullptr);
+        else
+          lattice.template alpha_block<tables.n, false>(k, blank_at(), band, frames, nullptr, nullptr);
       });
     }
   }
@@ -64,6 +67,8 @@ struct Run {
           return body(Tables<2>{});
         case 4:
           return body(Tables<4>{});
+        case 8:
+          if constexpr (S::kTableVectors >= 8) return body(Tables<8>{});
       }
     }
     body(Tables<0>{});
@@ -123,8 +128,10 @@ struct Run {
                                             lattice.kept_e + kept_at,
                                             lattice.block_bits[k] + lattice.beta_bits - exponent);
     });
-    if (lattice.dense) dense_gradient<S, X>(lattice, u, band, t0, frames);
-    else sparse_gradient<S, X>(lattice, u, band, t0, frames);
+    if (lattice.dense)
+      dense_gradient<S, X>(lattice, u, band, t0, frames);
+    else
+      sparse_gradient<S, X>(lattice, u, band, t0, frames);
   }
 };
 
@@ -170,9 +177,9 @@ void fill_any(int dtype, const CtcUtterance& u) {
 
 }  // namespace
 
-#define FASTCTC_DEFINE_CTC_LOSS_KERNELS(name, float_lanes)                       \
-  const fastctc::CtcLossKernels fastctc::name = {                                \
-      workspace_bytes<Simd<float, float_lanes>, Simd<double, float_lanes / 2>>,  \
-      run_any<Simd<float, float_lanes>, Simd<double, float_lanes / 2>>,          \
-      fill_any<Simd<float, float_lanes>, Simd<double, float_lanes / 2>>,         \
+#define FASTCTC_DEFINE_CTC_LOSS_KERNELS(name, float_lanes)                      \
+  const fastctc::CtcLossKernels fastctc::name = {                               \
+      workspace_bytes<Simd<float, float_lanes>, Simd<double, float_lanes / 2>>, \
+      run_any<Simd<float, float_lanes>, Simd<double, float_lanes / 2>>,         \
+      fill_any<Simd<float, float_lanes>, Simd<double, float_lanes / 2>>,        \
   };

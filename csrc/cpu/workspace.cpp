@@ -15,8 +15,8 @@ constexpr std::align_val_t kAlign{64};
 constexpr int64_t kKeptBytes = int64_t(32) << 20;
 constexpr int64_t kHugePage = int64_t(2) << 20;
 
-// Leaked on purpose, so that threads of a dying process can still return to it. After a fork the child may find the lock
-// taken for good: every use tries it and does without.
+// Leaked on purpose, so that threads of a dying process can still return to it. After a fork the child may find the
+// lock taken for good: every use tries it and does without.
 struct Kept {
   std::mutex mutex;
   std::vector<Workspace> pieces;
@@ -61,7 +61,8 @@ void give_back_workspaces(std::vector<Workspace> pieces) {
   int64_t total = 0;
   for (const Workspace& piece : all) total += piece.bytes();
   // the smallest go first: a larger one serves every call they could
-  std::stable_sort(all.begin(), all.end(), [](const Workspace& a, const Workspace& b) { return a.bytes() < b.bytes(); });
+  std::stable_sort(all.begin(), all.end(),
+                   [](const Workspace& a, const Workspace& b) { return a.bytes() < b.bytes(); });
   while (total > kKeptBytes || all.size() > 64) {
     // one that alone is above the limit is not kept at all
     auto victim = all.back().bytes() > kKeptBytes ? all.end() - 1 : all.begin();

@@ -10,8 +10,8 @@ namespace {
 // Exponents, in bits relative to the best state of the block of frames before:
 //   an emission more than 2^18 bits (181,704 nats) away from its frame's base counts as -inf: kDeadEmission;
 //   a state below kDeadBelow counts as impossible and is put to kDead.
-// 16 frames of legitimate emissions cost at most 2^22 bits and so never reach kDeadBelow, one dead emission always does,
-// and two dead states with 16 dead emissions each still add up without wrapping an int32.
+// 16 frames of legitimate emissions cost at most 2^22 bits and so never reach kDeadBelow, one dead emission always
+// does, and two dead states with 16 dead emissions each still add up without wrapping an int32.
 constexpr int kEmissionBits = 1 << 18;
 constexpr int kDeadEmission = -(1 << 24);
 constexpr int kDeadBelow = -(1 << 23);
@@ -70,8 +70,10 @@ struct Scaled {
 
 #if FASTCTC_FLOAT_EXPONENTS
   FASTCTC_INLINE F value(F m, E e) {
-    if constexpr (sizeof(Scalar) == 4) return (F)_mm512_scalef_ps((__m512)m, (__m512)e);
-    else return (F)_mm512_scalef_pd((__m512d)m, (__m512d)e);
+    if constexpr (sizeof(Scalar) == 4)
+      return (F)_mm512_scalef_ps((__m512)m, (__m512)e);
+    else
+      return (F)_mm512_scalef_pd((__m512d)m, (__m512d)e);
   }
   FASTCTC_INLINE Scaled add(Scaled a, Scaled b) {
     const E e = S::max(a.e, b.e);
@@ -111,9 +113,7 @@ struct Scaled {
 #endif
 
   // Adding 1.5 * 2^(mantissa bits) rounds to an integer and leaves it in the low bits.
-  FASTCTC_INLINE F rounder() {
-    return S::set1(sizeof(Scalar) == 4 ? (Scalar)12582912.0 : (Scalar)6755399441055744.0);
-  }
+  FASTCTC_INLINE F rounder() { return S::set1(sizeof(Scalar) == 4 ? (Scalar)12582912.0 : (Scalar)6755399441055744.0); }
 };
 
 // (e^f - 1 - f) / f^2 for |f| <= ln(2) / 2

@@ -1,4 +1,5 @@
-// How scores and gradients lie in memory: float16, bfloat16, float32 or float64, read into and written from one compute type.
+// How scores and gradients lie in memory: float16, bfloat16, float32 or float64, read into and written from one compute
+// type.
 #pragma once
 
 #include "vec.h"
@@ -56,8 +57,10 @@ FASTCTC_INLINE void from_scalar(float x, BFloat16& out) {
 FASTCTC_INLINE void from_scalar(float x, Float16& out) {
   const uint32_t bits = bits_of_float(x), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
   uint32_t half;
-  if (magnitude > 0x7f800000u) half = 0x7e00;
-  else if (magnitude >= 0x477ff000u) half = 0x7c00;  // rounds past the largest finite value, 65504
+  if (magnitude > 0x7f800000u)
+    half = 0x7e00;
+  else if (magnitude >= 0x477ff000u)
+    half = 0x7c00;  // rounds past the largest finite value, 65504
   else if (magnitude < 0x38800000u) {
     // subnormal in float16: adding 0.5 leaves multiples of 2^-24 in the low mantissa bits, rounded by the hardware
     half = bits_of_float(float_of_bits(magnitude) + 0.5f) - bits_of_float(0.5f);
@@ -75,14 +78,18 @@ FASTCTC_INLINE typename S::F load_as(const X* p) {
 #ifdef __AVX512F__
     if constexpr (S::W == 16) {
       const __m256i raw = _mm256_loadu_si256((const __m256i*)p);
-      if constexpr (IsFloat16<X>::value) return (typename S::F)_mm512_cvtph_ps(raw);
-      else return (typename S::F)_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16);
+      if constexpr (IsFloat16<X>::value)
+        return (typename S::F)_mm512_cvtph_ps(raw);
+      else
+        return (typename S::F)_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16);
     }
 #elif defined(__AVX2__)
     if constexpr (S::W == 8) {
       const __m128i raw = _mm_loadu_si128((const __m128i*)p);
-      if constexpr (IsFloat16<X>::value) return (typename S::F)_mm256_cvtph_ps(raw);
-      else return (typename S::F)_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16);
+      if constexpr (IsFloat16<X>::value)
+        return (typename S::F)_mm256_cvtph_ps(raw);
+      else
+        return (typename S::F)_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16);
     }
 #endif
     typename S::Scalar lanes[S::W];
@@ -149,7 +156,8 @@ FASTCTC_INLINE typename S::F load_part(const X* p, int64_t n, typename S::Scalar
     if constexpr (IsFloat16<X>::value)
       return (typename S::F)_mm512_mask_cvtph_ps(_mm512_set1_ps(fill), known, raw);
     else
-      return (typename S::F)_mm512_mask_slli_epi32((__m512i)_mm512_set1_ps(fill), known, _mm512_cvtepu16_epi32(raw), 16);
+      return (typename S::F)_mm512_mask_slli_epi32((__m512i)_mm512_set1_ps(fill), known, _mm512_cvtepu16_epi32(raw),
+                                                   16);
   }
 #elif defined(__AVX2__)
   if constexpr (S::W == 8 && sizeof(X) == 4) {

@@ -58,11 +58,11 @@ struct Lanes {
   T operator[](int i) const { return v[i]; }
 };
 
-#define FASTCTC_LANES_OP(op)                                          \
-  template <class T, int W>                                           \
+#define FASTCTC_LANES_OP(op)                                             \
+  template <class T, int W>                                              \
   FASTCTC_INLINE Lanes<T, W> operator op(Lanes<T, W> a, Lanes<T, W> b) { \
-    for (int i = 0; i < W; ++i) a.v[i] = (T)(a.v[i] op b.v[i]);       \
-    return a;                                                         \
+    for (int i = 0; i < W; ++i) a.v[i] = (T)(a.v[i] op b.v[i]);          \
+    return a;                                                            \
   }
 FASTCTC_LANES_OP(+)
 FASTCTC_LANES_OP(-)
@@ -154,8 +154,10 @@ struct Simd {
   FASTCTC_INLINE I max(I a, I b) {
 #ifdef __AVX512F__
     if constexpr (sizeof(I) == 64) {
-      if constexpr (W == 16) return (I)_mm512_max_epi32((__m512i)a, (__m512i)b);
-      else return (I)_mm512_max_epi64((__m512i)a, (__m512i)b);
+      if constexpr (W == 16)
+        return (I)_mm512_max_epi32((__m512i)a, (__m512i)b);
+      else
+        return (I)_mm512_max_epi64((__m512i)a, (__m512i)b);
     }
 #elif defined(__AVX2__)
     if constexpr (W == 8) return (I)_mm256_max_epi32((__m256i)a, (__m256i)b);
@@ -179,8 +181,10 @@ struct Simd {
   template <class A>
   FASTCTC_INLINE A shift_up(A cur, A prev) {
 #ifdef __AVX512F__
-    if constexpr (W == 16) return (A)_mm512_alignr_epi32((__m512i)cur, (__m512i)prev, 15);
-    else if constexpr (sizeof(A) == 64) return (A)_mm512_alignr_epi64((__m512i)cur, (__m512i)prev, 7);
+    if constexpr (W == 16)
+      return (A)_mm512_alignr_epi32((__m512i)cur, (__m512i)prev, 15);
+    else if constexpr (sizeof(A) == 64)
+      return (A)_mm512_alignr_epi64((__m512i)cur, (__m512i)prev, 7);
 #elif defined(__AVX2__)
     if constexpr (sizeof(A) == 32) {
       const __m256i straddle = _mm256_permute2x128_si256((__m256i)prev, (__m256i)cur, 0x21);
@@ -196,8 +200,10 @@ struct Simd {
   template <class A>
   FASTCTC_INLINE A shift_down(A cur, A next) {
 #ifdef __AVX512F__
-    if constexpr (W == 16) return (A)_mm512_alignr_epi32((__m512i)next, (__m512i)cur, 1);
-    else if constexpr (sizeof(A) == 64) return (A)_mm512_alignr_epi64((__m512i)next, (__m512i)cur, 1);
+    if constexpr (W == 16)
+      return (A)_mm512_alignr_epi32((__m512i)next, (__m512i)cur, 1);
+    else if constexpr (sizeof(A) == 64)
+      return (A)_mm512_alignr_epi64((__m512i)next, (__m512i)cur, 1);
 #elif defined(__AVX2__)
     if constexpr (sizeof(A) == 32) {
       const __m256i straddle = _mm256_permute2x128_si256((__m256i)cur, (__m256i)next, 0x21);
@@ -253,12 +259,14 @@ struct Simd {
   }
 
   // Tables of up to this many vectors can be looked up lane by lane; 0 where that is no faster than reading memory.
-#if defined(__AVX512F__) || defined(__AVX2__)
+#if defined(__AVX512F__)
+  static constexpr int kTableVectors = sizeof(Float) == 4 ? 8 : 0;
+#elif defined(__AVX2__)
   static constexpr int kTableVectors = sizeof(Float) == 4 ? 4 : 0;
 #else
   static constexpr int kTableVectors = 0;
 #endif
-  // lane i of the result is entry index[i] of n = 1, 2 or 4 vectors of T (F or I)
+  // lane i of the result is entry index[i] of n = 1, 2, 4 or 8 vectors of T (F or I)
   template <int n, class T>
   FASTCTC_INLINE T look_up(const T* table, I index) {
 #ifdef __AVX512F__
@@ -267,7 +275,12 @@ struct Simd {
     const __m512i low = _mm512_permutex2var_epi32((__m512i)table[0], at, (__m512i)table[1]);
     if constexpr (n == 2) return (T)low;
     const __m512i high = _mm512_permutex2var_epi32((__m512i)table[2], at, (__m512i)table[3]);
-    return (T)_mm512_mask_blend_epi32(_mm512_test_epi32_mask(at, _mm512_set1_epi32(32)), low, high);
+    const __m512i half = _mm512_mask_blend_epi32(_mm512_test_epi32_mask(at, _mm512_set1_epi32(32)), low, high);
+    if constexpr (n <= 4)
+      return (T)half;
+    else
+      return (T)_mm512_mask_blend_epi32(_mm512_test_epi32_mask(at, _mm512_set1_epi32(64)), half,
+                                        (__m512i)look_up<4>(table + 4, index));
 #elif defined(__AVX2__)
     const __m256i at = (__m256i)index;
     const __m256i r0 = _mm256_permutevar8x32_epi32((__m256i)table[0], at);
@@ -310,21 +323,29 @@ struct Simd {
   // the larger and the smaller of two; where either is NaN, x
   FASTCTC_INLINE F at_least(F bound, F x) {
 #ifdef __AVX512F__
-    if constexpr (W == 16) return (F)_mm512_max_ps((__m512)bound, (__m512)x);
-    else if constexpr (sizeof(F) == 64) return (F)_mm512_max_pd((__m512d)bound, (__m512d)x);
+    if constexpr (W == 16)
+      return (F)_mm512_max_ps((__m512)bound, (__m512)x);
+    else if constexpr (sizeof(F) == 64)
+      return (F)_mm512_max_pd((__m512d)bound, (__m512d)x);
 #elif defined(__AVX2__)
-    if constexpr (W == 8) return (F)_mm256_max_ps((__m256)bound, (__m256)x);
-    else if constexpr (sizeof(F) == 32) return (F)_mm256_max_pd((__m256d)bound, (__m256d)x);
+    if constexpr (W == 8)
+      return (F)_mm256_max_ps((__m256)bound, (__m256)x);
+    else if constexpr (sizeof(F) == 32)
+      return (F)_mm256_max_pd((__m256d)bound, (__m256d)x);
 #endif
     return select(less(x, bound), bound, x);
   }
   FASTCTC_INLINE F at_most(F bound, F x) {
 #ifdef __AVX512F__
-    if constexpr (W == 16) return (F)_mm512_min_ps((__m512)bound, (__m512)x);
-    else if constexpr (sizeof(F) == 64) return (F)_mm512_min_pd((__m512d)bound, (__m512d)x);
+    if constexpr (W == 16)
+      return (F)_mm512_min_ps((__m512)bound, (__m512)x);
+    else if constexpr (sizeof(F) == 64)
+      return (F)_mm512_min_pd((__m512d)bound, (__m512d)x);
 #elif defined(__AVX2__)
-    if constexpr (W == 8) return (F)_mm256_min_ps((__m256)bound, (__m256)x);
-    else if constexpr (sizeof(F) == 32) return (F)_mm256_min_pd((__m256d)bound, (__m256d)x);
+    if constexpr (W == 8)
+      return (F)_mm256_min_ps((__m256)bound, (__m256)x);
+    else if constexpr (sizeof(F) == 32)
+      return (F)_mm256_min_pd((__m256d)bound, (__m256d)x);
 #endif
     return select(less(bound, x), bound, x);
   }

@@ -17,17 +17,18 @@ enum class Reduction : int {
 struct CtcLossParams {
   const void* scores = nullptr;  // (T, N, C) in dtype; classes contiguous, the other strides below
   DType dtype = DType::float32;
-  int64_t T = 0, N = 0, C = 0;                   // frames, rows, classes; C < 2^31
+  int64_t T = 0, N = 0, C = 0;                       // frames, rows, classes; C < 2^31
   int64_t scores_stride_t = 0, scores_stride_n = 0;  // in elements
 
   const int64_t* targets = nullptr;  // (N, targets_numel) padded, or (targets_numel) concatenated
   int64_t targets_numel = 0;
-  int64_t targets_stride = 0;                // in elements between rows; 0: concatenated
-  const int64_t* input_lengths = nullptr;    // (N)
-  const int64_t* target_lengths = nullptr;   // (N)
-  int64_t blank = 0;                         // 0 <= blank < C; inside a target it is a label like any other
+  int64_t targets_stride = 0;               // in elements between rows; 0: concatenated
+  const int64_t* input_lengths = nullptr;   // (N)
+  const int64_t* target_lengths = nullptr;  // (N)
+  int64_t blank = 0;                        // 0 <= blank < C; inside a target it is a label like any other
 
-  bool from_logits = false;    // apply log-softmax over the classes first; otherwise scores are taken as log-probabilities
+  bool from_logits =
+      false;  // apply log-softmax over the classes first; otherwise scores are taken as log-probabilities
   bool zero_infinity = false;  // rows that no path can emit: loss 0 and gradient 0 instead of inf and NaN
   bool true_grad = false;      // log-probabilities only: leave out the exp(scores) term of torch's gradient
   Reduction reduction = Reduction::mean;
