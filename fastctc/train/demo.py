@@ -59,21 +59,22 @@ def demo(args: Sequence[str]) -> int:
 def loss_share(model: SpeechModule, batch: Batch) -> float:
     """Return the share of forward + backward of ``batch`` that the loss takes, forward + backward.
 
-    Medians of a few repetitions. Leaves the model's weights, gradients and mode alone.
+    Medians of CPU time, which other programs on the machine hardly touch. Leaves the model's
+    weights, gradients and mode alone.
     """
     whole, loss_only = [], []
     was_training = model.training
     buffers = {k: v.clone() for k, v in model.named_buffers()}
     model.train()
     for _ in range(_REPETITIONS):
-        start = time.perf_counter()
+        start = time.process_time()
         scores, lengths = model(batch)
-        middle = time.perf_counter()
+        middle = time.process_time()
         leaf = scores.detach().requires_grad_()
         model.losses(leaf, lengths, batch).mean().backward()
-        ready = time.perf_counter()
+        ready = time.process_time()
         torch.autograd.grad(scores, list(model.network.parameters()), leaf.grad)
-        end = time.perf_counter()
+        end = time.process_time()
         whole.append(end - start)
         loss_only.append(ready - middle)
     model.train(was_training)
@@ -104,8 +105,8 @@ def _summary(cli: TrainCLI, share: float, training: float, testing: float) -> No
         f"threads, {os.cpu_count()} cores)."
     )
     print(
-        f"The CTC loss takes {share:.1%} of forward + backward here: in so small a model a faster "
-        "loss hardly shows."
+        f"The CTC loss takes {share:.1%} of the CPU time of forward + backward here: in so small a "
+        "model a faster loss hardly shows."
     )
     folder = cli.folder
     paths: list[tuple[str, Path | None]] = [

@@ -171,6 +171,20 @@ def test_after_ctrl_c_last_goes_on_exactly(
     assert after["train/loss"] == before["train/loss"]
 
 
+def test_plateau_goes_on_from_the_last_checkpoint_exactly_and_from_the_best_at_all() -> None:
+    _run("fit", "--config", "tiny.yaml", "--model.optim.schedule", "plateau", "--trainer.max_epochs",
+         "2", "--model.optim.patience", "0", "--model.optim.lr", "1e-6")  # fmt: skip
+    _run("fit", "--ckpt_path", "last", "--trainer.max_epochs", "4")
+    resumed = _folders()[-1]
+    _run("fit", "--ckpt_path", "best", "--trainer.max_epochs", "4")
+    from_best = _folders()[-1]
+    _run("fit", "--config", str(resumed / "config.yaml"), "--ckpt_path", "null")
+    _assert_same_end(_folders()[-1], resumed)
+    # Nothing is learnt at this rate, so each epoch after the first halves it.
+    assert _checkpoint(resumed)["optimizer_states"][0]["param_groups"][0]["lr"] < 3e-7
+    assert _checkpoint(from_best)["global_step"] == _checkpoint(resumed)["global_step"]
+
+
 def test_early_stopping() -> None:
     _run("fit", "--config", "tiny.yaml", "--trainer.max_epochs", "40", "--model.optim.lr", "1e-12",
          "--model.network.dropout", "0", "--early_stopping.patience", "2")  # fmt: skip
