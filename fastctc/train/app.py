@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from fastctc.train.arguments import BEST, CHECKPOINTS, expand_arguments, percent
-from fastctc.train.callbacks import RunFolder, StopBetweenBatches, Transcripts
+from fastctc.train.callbacks import Bar, RunFolder, StopBetweenBatches, Transcripts
 from fastctc.train.data import SpeechDataModule
 from fastctc.train.errors import ConfigError, TrainError
 from fastctc.train.module import SpeechModule
@@ -90,7 +90,7 @@ class TrainCLI(LightningCLI):
         config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         callbacks: list[pl.Callback] = []
         if config.get("enable_progress_bar") is not False and sys.stdout.isatty():
-            callbacks.append(RichProgressBar(refresh_rate=5))
+            callbacks.append(Bar(refresh_rate=5))
         else:
             config["enable_progress_bar"] = False
         if fit:

@@ -10,8 +10,9 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import RichProgressBar
 
-from fastctc.train.arguments import CHECKPOINTS, LAST
+from fastctc.train.arguments import CHECKPOINTS, LAST, percent
 from fastctc.train.curves import draw_curves, keep_earlier, read_metrics
 from fastctc.train.module import SpeechModule
 
@@ -111,12 +112,27 @@ class StopBetweenBatches(pl.Callback):
             raise KeyboardInterrupt
 
 
+class Bar(RichProgressBar):
+    """A progress bar on one line: epochs counted from 1, loss and blank fraction."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        last = self.trainer.max_epochs or 0
+        return f"epoch {current_epoch + 1}" + (f"/{last}" if last > 0 else "")
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        metrics = super().get_metrics(trainer, pl_module)
+        short = {"train/loss": "loss", "train/blank_fraction": "blank"}
+        return {short[key]: value for key, value in metrics.items() if key in short}
+
+
 class Transcripts(pl.Callback):
     """Prints one line of figures and some transcripts after each validation.
 
     Args:
         count: How many transcripts.
-        show: Prints one line.
+        show: Prints.
     """
 
     def __init__(self, count: int = 3, show: Callable[[str], None] = print) -> None:
@@ -138,10 +154,12 @@ class Transcripts(pl.Callback):
             where += f" | {time.perf_counter() - self._start:.0f} s"
             train = trainer.callback_metrics.get("train/loss")
             where += "" if train is None else f" | loss {float(train):.3f}"
-        self.show(
-            f"{where} | validation loss {figures['loss']:.3f}  CER {figures['cer']:.2%}  "
-            f"WER {figures['wer']:.2%}  blank {figures['blank_fraction']:.0%}"
-        )
+        lines = [
+            f"{where} | validation loss {figures['loss']:.3f}  CER {percent(figures['cer'])}  "
+            f"WER {percent(figures['wer'])}  blank {figures['blank_fraction']:.0%}"
+        ]
         for reference, hypothesis in evaluation.samples[-self.count :]:
             mark = "=" if reference == hypothesis else "~"
-            self.show(f"    said   {reference}\n    {mark} heard {hypothesis}")
+            lines += [f"    said   {reference}", f"    {mark} heard {hypothesis}"]
+        # In one go: above a progress bar each print draws the bar again.
+        self.show("\n".join(lines))

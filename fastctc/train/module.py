@@ -95,8 +95,10 @@ class SpeechModule(pl.LightningModule):
 
     def losses(self, scores: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
         """Return each utterance's loss per label: (N,), 0 where no alignment exists."""
+        # The loss works on the CPU; scores from another device make the trip, and their gradient
+        # finds its way back.
         loss = fastctc.ctc_loss(
-            scores,
+            scores.cpu(),
             batch.targets,
             lengths,
             batch.target_lengths,

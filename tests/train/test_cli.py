@@ -172,8 +172,9 @@ def test_after_ctrl_c_last_goes_on_exactly(
 
 
 def test_plateau_goes_on_from_the_last_checkpoint_exactly_and_from_the_best_at_all() -> None:
-    _run("fit", "--config", "tiny.yaml", "--model.optim.schedule", "plateau", "--trainer.max_epochs",
-         "2", "--model.optim.patience", "0", "--model.optim.lr", "1e-6")  # fmt: skip
+    slow = ["--model.optim.schedule", "plateau", "--model.optim.patience", "0",
+            "--model.optim.lr", "1e-6"]  # fmt: skip
+    _run("fit", "--config", "tiny.yaml", "--trainer.max_epochs", "2", *slow)
     _run("fit", "--ckpt_path", "last", "--trainer.max_epochs", "4")
     resumed = _folders()[-1]
     _run("fit", "--ckpt_path", "best", "--trainer.max_epochs", "4")
