@@ -266,19 +266,28 @@ def prepare(
     targets = dense_targets(targets, batch)
     target_shape = targets.shape
     width = target_shape[-1]
-    arguments = (
+    labels_at = targets.data_ptr()
+    addresses = (
         log_probs.data_ptr(),
+        labels_at if labels_at or targets.numel() else 1,
+        input_lengths.data_ptr(),
+        target_lengths.data_ptr(),
+    )
+    if 0 in addresses:
+        raise_without_memory(addresses)
+    arguments = (
+        addresses[0],
         dtype,
         frames,
         batch,
         classes,
         stride_t,
         stride_n,
-        targets.data_ptr(),
+        labels_at,
         width,
         max(width, 1) if len(target_shape) == 2 else 0,
-        input_lengths.data_ptr(),
-        target_lengths.data_ptr(),
+        addresses[2],
+        addresses[3],
         options.blank,
         options.from_logits,
         options.zero_infinity,
@@ -294,6 +303,15 @@ def prepare(
         loss_shape,
         grad_strides,
         options,
+    )
+
+
+def raise_without_memory(addresses: tuple[int, ...]) -> None:
+    """Name the tensor that has values by its shape, and no memory to hold them."""
+    names = ("log_probs", "targets", "input_lengths", "target_lengths")
+    raise RuntimeError(
+        f"{names[addresses.index(0)]} has no memory: it is a fake tensor outside of its mode, or "
+        "its storage was freed"
     )
 
 

@@ -117,9 +117,9 @@ def patch_torch() -> Patch:
     """Make torch's CTC loss ours: ``F.ctc_loss``, ``torch.ctc_loss`` and ``nn.CTCLoss``.
 
     Modules made before the call are included, and so is code that has imported torch's function by
-    name, as it ends in ``torch.ctc_loss``. Devices and dtypes that fastctc does not serve go to torch
-    as before. Tensor classes and modes that intercept torch's function still do. Patches may be
-    nested, and undone in any order. They hold for all threads.
+    name, as it ends in ``torch.ctc_loss``. Devices and dtypes that fastctc does not serve go to
+    torch as before. Tensor classes and modes that intercept torch's function still do. Patches may
+    be nested, and undone in any order. They hold for all threads.
 
     Returns:
         A handle with ``undo()``, which is also a context manager.

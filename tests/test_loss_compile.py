@@ -61,7 +61,8 @@ def test_operator_passes_torch_checks_in_other_layouts(batch_first: bool) -> Non
     case = make_case(71)
     case.scores = case.scores.transpose(0, 1).requires_grad_()
     torch.library.opcheck(
-        torch.ops.fastctc.ctc_loss.default, operator_arguments(case, batch_first=True)
+        torch.ops.fastctc.ctc_loss.default,
+        operator_arguments(case, batch_first=True, reduction="none"),
     )
 
 
@@ -165,6 +166,7 @@ def test_tracers_and_modes_see_the_operator() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fake = mode.from_tensor(case.scores)
         assert fastctc.ctc_loss(fake, *rest, reduction="none").shape == (4,)
+    assert fastctc.ctc_loss(fake, *rest, reduction="none").shape == (4,)
 
 
 def test_tensor_classes_keep_their_class() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastctc
 
@@ -284,6 +285,19 @@ def test_refuses_what_only_it_knows(
 ) -> None:
     with pytest.raises(kind, match=sentence):
         fastctc.ctc_loss(**GOOD | options)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_refuses_tensors_without_memory(name: str) -> None:
+    value = GOOD[name].clone()
+    value.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match=f"{name} has no memory"):
+        fastctc.ctc_loss(**GOOD | {name: value})
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(GOOD[name])
+    if name != "log_probs":  # which would be taken for a trace, and give a fake result
+        with pytest.raises(RuntimeError, match=f"{name} has no memory"):
+            fastctc.ctc_loss(**GOOD | {name: fake})
 
 
 def test_bound_on_target_lengths_changes_nothing() -> None:

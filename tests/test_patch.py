@@ -109,6 +109,8 @@ def test_what_is_not_served_goes_to_torch(calls: list[int]) -> None:
             F.ctc_loss(ARGUMENTS[0].to("meta"), *ARGUMENTS[1:])
         with pytest.raises(NotImplementedError, match="'Long'"):
             F.ctc_loss(ARGUMENTS[0].long(), *ARGUMENTS[1:])
+        with pytest.raises(NotImplementedError, match="'Float8_e4m3fn'"):
+            F.ctc_loss(ARGUMENTS[0].to(torch.float8_e4m3fn), *ARGUMENTS[1:])
         with pytest.raises(TypeError, match="invalid combination"):
             F.ctc_loss([1.0], *ARGUMENTS[1:])
         with pytest.raises(TypeError, match="invalid combination"):

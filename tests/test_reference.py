@@ -14,6 +14,7 @@ import torch
 from loss_cases import make_case, oracle, torch_float64
 
 from fastctc import reference
+from fastctc.reference import _binding
 
 NO_LIBRARY = "import sys; sys.modules['fastctc._C'] = None\n"
 
@@ -166,6 +167,22 @@ def test_serves_the_package_without_its_library() -> None:
     done = run_without_library(SERVED)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1 fastctc was installed without its compiled library")
+
+
+def test_bfloat16_is_rounded_as_torch_does() -> None:
+    # Every upper half of a float32, followed by the bits around a tie.
+    upper = np.arange(0, 2**16, 7, dtype=np.uint32) << 16
+    lower = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], dtype=np.uint32)
+    values = torch.from_numpy((upper[:, None] + lower).view(np.float32))
+    expected = values.bfloat16()
+    narrowed = torch.from_numpy(_binding.narrow_bfloat16(values.double().numpy()).view(np.int16))
+    torch.testing.assert_close(
+        narrowed.view(torch.bfloat16), expected, rtol=0, atol=0, equal_nan=True
+    )
+    widened = _binding.widen_bfloat16(expected.view(torch.int16).numpy().view(np.uint16))
+    torch.testing.assert_close(
+        torch.from_numpy(widened), expected.double(), rtol=0, atol=0, equal_nan=True
+    )
 
 
 def test_names_the_extra_where_numba_is_absent() -> None:
