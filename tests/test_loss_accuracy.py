@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from loss_cases import Case, assert_close, make_case, oracle, ours
+
+from fastctc import config
 
 ALONE = 1e-5
 COMBINED = 5e-5
@@ -180,3 +182,37 @@ def test_half_precision_is_rounded_once(
         160 if reduction == "mean" else 1
     )
     assert torch.all(error <= allowed + 3e-8)
+
+
+@pytest.fixture
+def smallest_workspace() -> Iterator[None]:
+    before = config.max_workspace_mb
+    config.max_workspace_mb = 1
+    yield
+    config.max_workspace_mb = before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("labels", [90, 500])
+def test_lattice_kept_in_checkpoints(
+    cpu_target: str, smallest_workspace: None, dtype: torch.dtype, labels: int
+) -> None:
+    """Past the limit on the workspace the forward probabilities are computed a second time."""
+    case = make_case(45, 2500, 2, 12, labels, dtype=dtype, ragged=False)
+    options = {"from_logits": True, "reduction": "none"}
+    result = ours(case, **options)
+    assert_close(case, result, oracle(case, **options), None if dtype is torch.float64 else ALONE)
+    config.max_workspace_mb = 256
+    torch.testing.assert_close(ours(case, **options), result, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_output_larger_than_caches(cpu_target: str, dtype: torch.dtype) -> None:
+    case = make_case(46, 130, 9, 10007, 12, dtype=dtype)
+    options = {"from_logits": True, "reduction": "none"}
+    result = ours(case, **options)
+    assert_close(case, result, oracle(case, **options), ALONE)
+    # Between margins, and at an address that no vector is aligned to.
+    unaligned = torch.zeros(case.scores.numel() + 3, dtype=dtype)[3:].view_as(case.scores)
+    unaligned.copy_(case.scores)
+    torch.testing.assert_close(ours(case.with_scores(unaligned), **options), result)
