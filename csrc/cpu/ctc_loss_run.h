@@ -24,30 +24,37 @@ template <class S, class X>
 struct Run {
   CtcUtterance& u;
   Lattice<S> lattice;
-  double log_normaliser = 0;              // sum over frames of log(sum of exp(score - base))
-  typename S::Scalar emission_watch = 0;  // NaN once an emission was
+  double log_normaliser = 0;  // sum over frames of log(sum of exp(score - base))
 
   int64_t frames_of(int64_t block) const { return at_most(kBlock, u.T - block * kBlock); }
 
-  void alphas(int64_t first_block, int64_t end_block, bool first_time, bool keep) {
+  // Scores of one block to softmax statistics and emissions. False: a score that matters is NaN (among logits +inf, or
+  // nothing but -inf, make one too), which must not get into the lattice's exponents.
+  bool read(int64_t k) {
+    const int64_t frames = frames_of(k);
+    if (u.from_logits) log_normaliser += softmax_statistics<S, X>(lattice, u, k * kBlock, frames);
+    const double watch = log_normaliser + emit<S, X>(lattice, u, k, lattice.band(u, k), frames);
+    return watch == watch;
+  }
+
+  // Alphas of the blocks [first_block, end_block), whose emissions are made again where they have not been kept.
+  void alphas(int64_t first_block, int64_t end_block) {
     for (int64_t k = first_block; k < end_block; ++k) {
-      const int64_t t0 = k * kBlock, frames = frames_of(k);
-      const auto band = lattice.band(u, k);
-      if (first_time && u.from_logits) log_normaliser += softmax_statistics<S, X>(lattice, u, t0, frames);
-      if (first_time)
-        emission_watch += emit<S, X>(lattice, u, k, band, frames);
-      else if (lattice.emission_blocks == 1)
-        emit<S, X>(lattice, u, k, band, frames);
-      if (u.grad) lattice.block_bits[k] = lattice.alpha_bits;
-      const int64_t at = (k - first_block) * kBlock * lattice.width;
-      with_tables([&](auto tables) {
-        if (keep)
-          lattice.template alpha_block<tables.n, true>(k, blank_at(), band, frames, lattice.kept_m + at,
-                                                       lattice.kept_e + at);
-        else
-          lattice.template alpha_block<tables.n, false>(k, blank_at(), band, frames, nullptr, nullptr);
-      });
+      if (lattice.emission_blocks == 1) emit<S, X>(lattice, u, k, lattice.band(u, k), frames_of(k));
+      alpha(k, (k - first_block) * kBlock * lattice.width, true);
     }
+  }
+
+  void alpha(int64_t k, int64_t kept_at, bool keep) {
+    const auto band = lattice.band(u, k);
+    if (u.grad) lattice.block_bits[k] = lattice.alpha_bits;
+    with_tables([&](auto tables) {
+      if (keep)
+        lattice.template alpha_block<tables.n, true>(k, blank_at(), band, frames_of(k), lattice.kept_m + kept_at,
+                                                     lattice.kept_e + kept_at);
+      else
+        lattice.template alpha_block<tables.n, false>(k, blank_at(), band, frames_of(k), nullptr, nullptr);
+    });
   }
 
   // where a frame's emissions hold the blank's
@@ -97,23 +104,28 @@ struct Run {
         lattice.row_scale[t] = (typename S::Scalar)u.grad_scale;
       }
     const int64_t segments = lattice.segments(), stride = lattice.segment_blocks;
-    for (int64_t s = 0; s < segments; ++s) {
-      if (u.grad) save(s);
-      alphas(s * stride, at_most(lattice.blocks, (s + 1) * stride), true, u.grad && s == segments - 1);
+    for (int64_t k = 0; k < lattice.blocks; ++k) {
+      const int64_t segment = k / stride;
+      if (u.grad && k % stride == 0) save(segment);
+      if (!read(k)) {
+        u.loss = __builtin_nan("");
+        if (u.grad) fill_gradient<S, X>(u, u.loss);
+        return;
+      }
+      alpha(k, k % stride * kBlock * lattice.width, u.grad && segment == segments - 1);
     }
     double mantissa;
     int64_t exponent;
     const double log_probability = lattice.log_probability(u, &mantissa, &exponent);
-    u.loss = log_normaliser - log_probability + emission_watch;
+    u.loss = log_normaliser - log_probability;
     if (!u.grad) return;
-    if (u.loss != u.loss) return fill_gradient<S, X>(u, u.loss);
     if (u.loss == __builtin_inf()) return fill_impossible<S, X>(u);
     lattice.start_beta(u, mantissa);
     for (int64_t s = segments - 1; s >= 0; --s) {
       const int64_t first = s * stride, end = at_most(lattice.blocks, first + stride);
       if (s != segments - 1) {
         restore(s, first);
-        alphas(first, end, false, true);
+        alphas(first, end);
       }
       for (int64_t k = end - 1; k >= first; --k) backward(k, (k - first) * kBlock * lattice.width, exponent);
     }
