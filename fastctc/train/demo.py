@@ -30,12 +30,14 @@ def demo(args: Sequence[str]) -> int:
         "unseen speakers. Any option of fastctc fit may follow, as in --trainer.max_epochs 2.",
     )
     parser.add_argument("--seed", type=int, default=0, help="seeds corpus, weights and shuffling")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's)")
+    # In so small a network threads wait for each other more than they work.
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default 1)")
     options, rest = parser.parse_known_args(args)
     if options.seed < 0:
         parser.error(f"--seed is {options.seed}: it must not be negative")
-    if options.threads > 0:
-        torch.set_num_threads(options.threads)
+    if options.threads < 1:
+        parser.error(f"--threads is {options.threads}: at least 1 is needed")
+    torch.set_num_threads(options.threads)
 
     start = time.perf_counter()
     seed = str(options.seed)
@@ -101,8 +103,8 @@ def _summary(cli: TrainCLI, share: float, training: float, testing: float) -> No
     parameters = sum(p.numel() for p in cli.model.network.parameters())
     print(
         f"{parameters / 1e6:.2f} M parameters, {cli.trainer.global_step} steps. Corpus and "
-        f"training took {training:.0f} s, testing {testing:.0f} s ({torch.get_num_threads()} "
-        f"threads, {os.cpu_count()} cores)."
+        f"training took {training:.0f} s, testing {testing:.0f} s (torch threads: "
+        f"{torch.get_num_threads()}, cores: {os.cpu_count()})."
     )
     print(
         f"The CTC loss takes {share:.1%} of the CPU time of forward + backward here: in so small a "
