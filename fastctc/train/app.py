@@ -125,18 +125,19 @@ class TrainCLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Print the figures of the validation set."""
+        _need_checkpoint("validate", kwargs)
         self.trainer.validate(**{**kwargs, "verbose": False})
         print_evaluations(self.model)
 
     def test(self, **kwargs: Any) -> None:
         """Print the figures of each test set."""
+        _need_checkpoint("test", kwargs)
         self.trainer.test(**{**kwargs, "verbose": False})
         print_evaluations(self.model)
 
     def predict(self, **kwargs: Any) -> None:
         """Print transcripts, and write them when ``--output`` asks for it."""
-        if not kwargs.get("ckpt_path"):
-            raise ConfigError("predict needs a trained model: name one with --ckpt_path")
+        _need_checkpoint("predict", kwargs)
         batches = self.trainer.predict(**{**kwargs, "return_predictions": True}) or []
         rows: list[Any] = [row for batch in batches for row in batch]
         for row in rows:
@@ -144,6 +145,11 @@ class TrainCLI(LightningCLI):
         if output := self._get(self.config, "output"):
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             Path(output).write_text(lines, encoding="utf-8")
+
+
+def _need_checkpoint(command: str, kwargs: dict[str, Any]) -> None:
+    if not kwargs.get("ckpt_path"):
+        raise ConfigError(f"{command} needs a trained model: name one with --ckpt_path")
 
 
 def print_evaluations(model: SpeechModule) -> None:

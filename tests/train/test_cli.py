@@ -251,6 +251,8 @@ def test_presets_resolve_unless_a_file_has_the_name() -> None:
         (["fit", "--config", "tiny.yaml", "--model.optim.speed", "9"], "speed"),
         (["fit", "--config", "tiny.yaml", "--data.batch_size", "many"], "data.batch_size"),
         (["predict", "--config", "tiny.yaml", "tiny.yaml"], "name one with --ckpt_path"),
+        (["validate", "--config", "tiny.yaml"], "name one with --ckpt_path"),
+        (["test", "--config", "tiny.yaml"], "name one with --ckpt_path"),
         (["train"], "no command 'train'"),
     ],
 )
