@@ -79,7 +79,10 @@ def extract(audio: Floats, config: FeatureConfig) -> Floats:
         values = np.log1p(spectrum)
     else:
         filters = _mel_filters(config.mels, config.window, config.sample_rate)
-        values = np.log(np.square(spectrum) @ filters + np.float32(_MEL_FLOOR))
+        # Not a matrix product: BLAS would start threads for a tenth of a millisecond's work, in
+        # every loading process, and its sums depend on how many there are.
+        power = np.einsum("tf,fm->tm", np.square(spectrum), filters)
+        values = np.log(power + np.float32(_MEL_FLOOR))
     return np.ascontiguousarray(_normalise(values, config.normalise).T)
 
 
