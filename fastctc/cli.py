@@ -53,6 +53,6 @@ def main(args: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    from fastctc.train.app import run
+    from fastctc.train.commands import run
 
     return run(words)
