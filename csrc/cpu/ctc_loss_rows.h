@@ -79,53 +79,70 @@ double softmax_statistics(Lattice<S>& lattice, const CtcUtterance& u, int64_t t0
   return __builtin_log(product);
 }
 
-// Emissions of one frame, pair by pair, each read from its own place in the row.
+// Emissions of one frame, pair by pair, each read from its own place in the row. Returns lanes of 0, or NaN where a
+// score is NaN.
 template <class S, class X>
-FASTCTC_INLINE void emit_pairs(const Lattice<S>& lattice, typename Lattice<S>::Band band, const X* row,
-                               typename S::Scalar base, typename S::Scalar* m, typename Lattice<S>::Exp* e) {
+FASTCTC_INLINE typename S::F emit_pairs(const Lattice<S>& lattice, typename Lattice<S>::Band band, const X* row,
+                                        typename S::Scalar base, typename S::Scalar* m, typename Lattice<S>::Exp* e) {
   constexpr int W = S::W;
   const int32_t* const label = lattice.label;
+  typename S::F watch = S::set1(0);
   // the first vector holds the blank
   for (int64_t i = 0; i < band.end; i = i < band.first ? band.first : i + W) {
     typename S::Scalar scores[W];
     for (int k = 0; k < W; ++k) scores[k] = to_scalar(row[label[i + k]]);
-    Scaled<S>::store(m + i, e + i, emission<S>(S::load(scores), base));
+    const Scaled<S> y = emission<S>(S::load(scores), base);
+    watch = watch + (y.m - y.m);
+    Scaled<S>::store(m + i, e + i, y);
   }
+  return watch;
 }
 
 // Emissions of one frame, class by class: each is exponentiated once, however often it occurs in the target. What the
-// table holds past the last class is never looked up.
+// table holds past the last class is never looked up. Returns as above.
 template <class S, class X>
-FASTCTC_INLINE void emit_classes(const X* row, int64_t C, typename S::Scalar base, typename S::Scalar* m,
-                                 typename Lattice<S>::Exp* e) {
+FASTCTC_INLINE typename S::F emit_classes(const X* row, int64_t C, typename S::Scalar base, typename S::Scalar* m,
+                                          typename Lattice<S>::Exp* e) {
+  typename S::F watch = S::set1(0);
   for (int64_t c = 0; c < C; c += S::W) {
-    const auto x = C - c >= S::W ? load_as<S>(row + c) : load_part<S>(row + c, C - c, 0);
-    Scaled<S>::store(m + c, e + c, emission<S>(x, base));
+    const Scaled<S> y = emission<S>(C - c >= S::W ? load_as<S>(row + c) : load_part<S>(row + c, C - c, 0), base);
+    watch = watch + (y.m - y.m);
+    Scaled<S>::store(m + c, e + c, y);
   }
+  return watch;
 }
 
-// Emissions of one block of frames. Returns 0, or NaN where a log-probability that the band uses is NaN (among logits a
-// NaN shows in the row's sum already).
+// Whether one of the scores that the band reads is NaN.
 template <class S, class X>
-typename S::Scalar emit(Lattice<S>& lattice, const CtcUtterance& u, int64_t block, typename Lattice<S>::Band band,
-                        int64_t frames) {
-  typename S::Scalar watch = 0;
+bool reads_nan(const Lattice<S>& lattice, typename Lattice<S>::Band band, const X* row) {
+  for (int64_t i = 0; i < band.end; i = i < band.first ? band.first : i + 1) {
+    const auto x = to_scalar(row[lattice.label[i]]);
+    if (x != x) return true;
+  }
+  return false;
+}
+
+// Emissions of one block of frames. Returns whether all that the band reads are numbers.
+template <class S, class X>
+bool emit(Lattice<S>& lattice, const CtcUtterance& u, int64_t block, typename Lattice<S>::Band band, int64_t frames) {
+  const X* const rows = static_cast<const X*>(u.scores) + block * kBlock * u.scores_stride;
+  typename S::F watch = S::set1(0);
   for (int64_t f = 0; f < frames; ++f) {
-    const int64_t t = block * kBlock + f;
-    const X* row = static_cast<const X*>(u.scores) + t * u.scores_stride;
+    const X* row = rows + f * u.scores_stride;
+    const typename S::Scalar base = lattice.row_base[block * kBlock + f];
     auto* m = lattice.emission_m + lattice.emission_at(block, f);
     auto* e = lattice.emission_e + lattice.emission_at(block, f);
     if (lattice.table_vectors)
-      emit_classes<S>(row, u.C, lattice.row_base[t], m, e);
+      watch = watch + emit_classes<S>(row, u.C, base, m, e);
     else
-      emit_pairs<S>(lattice, band, row, lattice.row_base[t], m, e);
-    if (u.from_logits) continue;
-    watch += to_scalar(row[u.blank]) != to_scalar(row[u.blank]) ? (typename S::Scalar)__builtin_nan("") : 0;
-    for (int64_t i = at_least(1, band.first); i <= at_most(u.S, band.end - 1); ++i)
-      if (to_scalar(row[lattice.label[i]]) != to_scalar(row[lattice.label[i]]))
-        watch = (typename S::Scalar)__builtin_nan("");
+      watch = watch + emit_pairs<S>(lattice, band, row, base, m, e);
   }
-  return watch;
+  const typename S::Scalar sum = S::sum(watch);
+  if (sum == sum) return true;
+  // somewhere is a NaN; a class that the target does not use may well be one
+  for (int64_t f = 0; f < frames; ++f)
+    if (reads_nan(lattice, band, rows + f * u.scores_stride)) return false;
+  return true;
 }
 
 // One vector of the gradient: scale * exp(score - base) - posterior. In log-probability mode with the true gradient the

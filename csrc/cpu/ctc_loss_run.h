@@ -33,8 +33,8 @@ struct Run {
   bool read(int64_t k) {
     const int64_t frames = frames_of(k);
     if (u.from_logits) log_normaliser += softmax_statistics<S, X>(lattice, u, k * kBlock, frames);
-    const double watch = log_normaliser + emit<S, X>(lattice, u, k, lattice.band(u, k), frames);
-    return watch == watch;
+    const bool numbers = emit<S, X>(lattice, u, k, lattice.band(u, k), frames);
+    return numbers && log_normaliser == log_normaliser;
   }
 
   // Alphas of the blocks [first_block, end_block), whose emissions are made again where they have not been kept.
