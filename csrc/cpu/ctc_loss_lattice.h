@@ -23,7 +23,8 @@ using fastctc::CtcUtterance;
 
 // frames between two renormalisations, and in one step of the gradient
 constexpr int kBlock = 16;
-// up to this many classes, posteriors are summed per class for several frames at once
+// up to this many classes, and not too many beside the labels, posteriors are summed per class for several frames at
+// once
 constexpr int64_t kDenseClasses = 128;
 constexpr int64_t kCachedEmissionBytes = 256 << 10;
 
@@ -108,7 +109,7 @@ struct Lattice {
     const bool want_grad = u.grad != nullptr;
     width = (u.S + W) / W * W;
     blocks = (u.T + kBlock - 1) / kBlock;
-    dense = u.C <= kDenseClasses;
+    dense = u.C <= kDenseClasses && u.C <= 4 * width;
     const int64_t block_bytes = kBlock * width * (int64_t)(sizeof(Scalar) + sizeof(Exp));
     segment_blocks = blocks;
     if (blocks * block_bytes > u.alpha_bytes) {
@@ -214,7 +215,7 @@ struct Lattice {
       }
       return y;
     }
-    inline __attribute__((always_inline)) V at(const int32_t* label, int64_t i) const {
+    FASTCTC_INLINE_MEMBER V at(const int32_t* label, int64_t i) const {
       if constexpr (tables == 0) {
         (void)label;
         return V::load(m + i, e + i);
@@ -263,12 +264,12 @@ struct Lattice {
   // ln of the probability that all frames emit the target, with the mantissa and exponent it came from
   double log_probability(const CtcUtterance& u, double* mantissa, int64_t* exponent) const {
     const int64_t b = (int64_t)alpha_e[u.S], l = (int64_t)alpha_e[width + u.S], best = b > l ? b : l;
-    const double sum = (double)alpha_m[u.S] * __builtin_ldexp(1.0, (int)at_least(b - best, -2000)) +
-                       (double)alpha_m[width + u.S] * __builtin_ldexp(1.0, (int)at_least(l - best, -2000));
+    const double sum = (double)alpha_m[u.S] * FASTCTC_MATH(ldexp)(1.0, (int)at_least(b - best, -2000)) +
+                       (double)alpha_m[width + u.S] * FASTCTC_MATH(ldexp)(1.0, (int)at_least(l - best, -2000));
     *mantissa = sum;
     *exponent = best + alpha_bits;
-    if (best < kDeadBelow) return -__builtin_inf();
-    return __builtin_log(sum) + (double)*exponent * 0.69314718055994530942;
+    if (best < kDeadBelow) return -infinity();
+    return FASTCTC_MATH(log)(sum) + (double)*exponent * 0.69314718055994530942;
   }
 
   void start_beta(const CtcUtterance& u, double mantissa) {

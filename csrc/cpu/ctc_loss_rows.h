@@ -11,7 +11,7 @@ template <class S, class X, class Body>
 FASTCTC_INLINE void for_each_vector(const X* row, int64_t C, Body body) {
   constexpr int W = S::W;
   if (C < W) {
-    body(int64_t(0), load_part<S>(row, C, -(typename S::Scalar)__builtin_inf()), int64_t(W));
+    body(int64_t(0), load_part<S>(row, C, -(typename S::Scalar)infinity()), int64_t(W));
     return;
   }
   int64_t c = 0;
@@ -33,6 +33,23 @@ FASTCTC_INLINE typename S::F top_lanes(typename S::F x, int64_t count) {
   return S::select(S::load(middle - (S::W - count)), x, S::set1(0));
 }
 
+// The rows of neighbouring frames lie a whole batch apart, too far for the processor to see them coming. Long rows it
+// follows by itself.
+constexpr int64_t kPrefetchBytes = 512;
+
+template <class X, bool to_write>
+FASTCTC_INLINE void prefetch_rows(const void* rows, int64_t stride, int64_t count, int64_t C) {
+#if defined(__GNUC__)
+  const char* row = static_cast<const char*>(rows);
+  const int64_t bytes = C * (int64_t)sizeof(X);
+  if (bytes > kPrefetchBytes) return;
+  for (int64_t r = 0; r < count; ++r, row += stride * (int64_t)sizeof(X))
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, to_write, 3);
+#else
+  (void)rows, (void)stride, (void)count, (void)C;
+#endif
+}
+
 // Row maximum and sum of exp(score - maximum) of frames t0 .. t0 + frames; returns the sum of the logs of those sums.
 // A trained model's sums are 1 and a tail far below float's resolution at 1, and that tail is the loss: what is not the
 // maximum is summed by itself as well.
@@ -43,22 +60,22 @@ double softmax_statistics(Lattice<S>& lattice, const CtcUtterance& u, int64_t t0
   constexpr int W = S::W;
   double product = 1;
   for (int64_t g = 0; g < frames; g += W) {
-    const X* row[W];
-    for (int i = 0; i < W; ++i)
-      row[i] = static_cast<const X*>(u.scores) + (t0 + at_most(g + i, frames - 1)) * u.scores_stride;
-    F rows[W];
-    for (int i = 0; i < W; ++i) {
-      F best = S::set1(-(Scalar)__builtin_inf());
-      for_each_vector<S>(row[i], u.C, [&best](int64_t, F x, int64_t) { best = S::at_least(x, best); });
+    const int64_t count = at_most(W, frames - g);
+    const X* const first = static_cast<const X*>(u.scores) + (t0 + g) * u.scores_stride;
+    F rows[W], tails[W];
+    for (int i = 0; i < W; ++i) rows[i] = tails[i] = S::set1(0);
+    for (int64_t i = 0; i < count; ++i) {
+      F best = S::set1(-(Scalar)infinity());
+      for_each_vector<S>(first + i * u.scores_stride, u.C,
+                         [&best](int64_t, F x, int64_t) { best = S::at_least(x, best); });
       rows[i] = best;
     }
     Scalar base[W], sum[W], tail[W];
-    F tails[W];
     S::store(base, S::reduce_rows(rows, [](F a, F b) { return S::at_least(a, b); }));
-    for (int i = 0; i < W; ++i) {
+    for (int64_t i = 0; i < count; ++i) {
       const F top = S::set1(base[i]);
       F total = S::set1(0), below = S::set1(0);
-      for_each_vector<S>(row[i], u.C, [&](int64_t, F x, int64_t fresh) {
+      for_each_vector<S>(first + i * u.scores_stride, u.C, [&](int64_t, F x, int64_t fresh) {
         const F p = top_lanes<S>(exp_value<S>(x - top), fresh);
         total = total + p;
         below = below + S::select(S::less(x, top), p, S::set1(0));
@@ -69,14 +86,14 @@ double softmax_statistics(Lattice<S>& lattice, const CtcUtterance& u, int64_t t0
     const auto plus = [](F a, F b) { return a + b; };
     S::store(sum, S::reduce_rows(rows, plus));
     S::store(tail, S::reduce_rows(tails, plus));
-    for (int i = 0; i < W && g + i < frames; ++i) {
+    for (int64_t i = 0; i < count; ++i) {
       lattice.row_base[t0 + g + i] = base[i];
       lattice.row_scale[t0 + g + i] = (Scalar)(u.grad_scale / sum[i]);
       // how often the maximum occurs, and the tail; a maximum of +-inf makes NaN
-      product *= __builtin_rint((double)sum[i] - tail[i]) + tail[i] + (base[i] - base[i]);
+      product *= FASTCTC_MATH(rint)((double)sum[i] - tail[i]) + tail[i] + (base[i] - base[i]);
     }
   }
-  return __builtin_log(product);
+  return FASTCTC_MATH(log)(product);
 }
 
 // Emissions of one frame, pair by pair, each read from its own place in the row. Returns lanes of 0, or NaN where a
@@ -202,22 +219,27 @@ void dense_gradient(Lattice<S>& lattice, const CtcUtterance& u, typename Lattice
   }
 }
 
-// Many classes: the row is made in one piece, then the target's classes are corrected label by label, in order.
+// Many classes: the row is made in one piece, then the target's classes are corrected label by label, in order. Where
+// the result is not rounded, and need not get past the caches, it is made in its place.
 template <class S, class X>
 void sparse_gradient(Lattice<S>& lattice, const CtcUtterance& u, typename Lattice<S>::Band band, int64_t t0,
                      int64_t frames) {
-  using F = typename S::F;
   using Scalar = typename S::Scalar;
   const Scalar grad_scale = (Scalar)u.grad_scale;
-  Scalar* const FASTCTC_RESTRICT made = lattice.class_sum;
+  const bool subtract_only = u.subtract_only;
   const int64_t first = at_least(1, band.first), last = at_most(u.S, band.end - 1);
   for (int64_t f = 0; f < frames; ++f) {
     const int64_t t = t0 + f;
-    const X* row = static_cast<const X*>(u.scores) + t * u.scores_stride;
-    X* out = static_cast<X*>(u.grad) + t * u.grad_stride;
+    X* const out = static_cast<X*>(u.grad) + t * u.grad_stride;
+    Scalar* made = lattice.class_sum;
+    bool in_place = false;
+    if constexpr (sizeof(X) == sizeof(Scalar)) {
+      in_place = !u.stream_grad;
+      if (in_place) made = out;
+    }
     const Scalar base = lattice.row_base[t], scale = lattice.row_scale[t];
-    const bool subtract_only = u.subtract_only;
-    for_each_vector<S>(row, u.C, [=](int64_t c, F x, int64_t) {
+    const X* row = static_cast<const X*>(u.scores) + t * u.scores_stride;
+    for_each_vector<S>(row, u.C, [=](int64_t c, typename S::F x, int64_t) {
       S::store(made + c, gradient<S>(subtract_only, base, scale, x, S::set1(0)));
     });
     const Scalar* posterior = lattice.posterior + f * lattice.width;
@@ -227,7 +249,7 @@ void sparse_gradient(Lattice<S>& lattice, const CtcUtterance& u, typename Lattic
       of_labels += posterior[i];
     }
     if (of_labels < 1) made[u.blank] -= (1 - of_labels) * grad_scale;
-    write_row<S>(out, made, u.C, u.stream_grad);
+    if (!in_place) write_row<S>(out, made, u.C, u.stream_grad);
   }
 }
 

@@ -17,7 +17,7 @@ void fill_gradient(const CtcUtterance& u, double value) {
 
 template <class S, class X>
 void fill_impossible(const CtcUtterance& u) {
-  fill_gradient<S, X>(u, u.zero_infinity ? 0.0 : __builtin_nan(""));
+  fill_gradient<S, X>(u, u.zero_infinity ? 0.0 : not_a_number());
 }
 
 template <class S, class X>
@@ -31,7 +31,9 @@ struct Run {
   // Scores of one block to softmax statistics and emissions. False: a score that matters is NaN (among logits +inf, or
   // nothing but -inf, make one too), which must not get into the lattice's exponents.
   bool read(int64_t k) {
-    const int64_t frames = frames_of(k);
+    const int64_t frames = frames_of(k), after = k * kBlock + frames;
+    prefetch_rows<X, false>(static_cast<const X*>(u.scores) + after * u.scores_stride, u.scores_stride,
+                            at_most(kBlock, u.T - after), u.C);
     if (u.from_logits) log_normaliser += softmax_statistics<S, X>(lattice, u, k * kBlock, frames);
     const bool numbers = emit<S, X>(lattice, u, k, lattice.band(u, k), frames);
     return numbers && log_normaliser == log_normaliser;
@@ -108,7 +110,7 @@ struct Run {
       const int64_t segment = k / stride;
       if (u.grad && k % stride == 0) save(segment);
       if (!read(k)) {
-        u.loss = __builtin_nan("");
+        u.loss = not_a_number();
         if (u.grad) fill_gradient<S, X>(u, u.loss);
         return;
       }
@@ -119,7 +121,7 @@ struct Run {
     const double log_probability = lattice.log_probability(u, &mantissa, &exponent);
     u.loss = log_normaliser - log_probability;
     if (!u.grad) return;
-    if (u.loss == __builtin_inf()) return fill_impossible<S, X>(u);
+    if (u.loss == infinity()) return fill_impossible<S, X>(u);
     lattice.start_beta(u, mantissa);
     for (int64_t s = segments - 1; s >= 0; --s) {
       const int64_t first = s * stride, end = at_most(lattice.blocks, first + stride);
@@ -134,6 +136,7 @@ struct Run {
   void backward(int64_t k, int64_t kept_at, int64_t exponent) {
     const int64_t t0 = k * kBlock, frames = frames_of(k);
     const auto band = lattice.band(u, k);
+    prefetch_rows<X, true>(static_cast<X*>(u.grad) + t0 * u.grad_stride, u.grad_stride, frames, u.C);
     if (lattice.emission_blocks == 1) emit<S, X>(lattice, u, k, band, frames);
     with_tables([&](auto tables) {
       lattice.template beta_block<tables.n>(k, blank_at(), band, frames, lattice.kept_m + kept_at,

@@ -15,16 +15,17 @@
 #endif
 
 #if defined(_MSC_VER) && !defined(__clang__)
-#define FASTCTC_INLINE static __forceinline
-#define FASTCTC_RESTRICT __restrict
+#include <math.h>
 #include <string.h>
+#define FASTCTC_INLINE static __forceinline
+#define FASTCTC_INLINE_MEMBER __forceinline
 #define FASTCTC_COPY memcpy
-#define FASTCTC_FILL memset
+#define FASTCTC_MATH(name) name
 #else
 #define FASTCTC_INLINE static inline __attribute__((always_inline))
-#define FASTCTC_RESTRICT __restrict__
+#define FASTCTC_INLINE_MEMBER inline __attribute__((always_inline))
 #define FASTCTC_COPY __builtin_memcpy
-#define FASTCTC_FILL __builtin_memset
+#define FASTCTC_MATH(name) __builtin_##name
 #endif
 
 #if !defined(FASTCTC_SIMD_ARRAY) && !defined(__GNUC__)
@@ -32,6 +33,14 @@
 #endif
 
 namespace {
+
+FASTCTC_INLINE double double_of_bits(uint64_t bits) {
+  double x;
+  FASTCTC_COPY(&x, &bits, sizeof x);
+  return x;
+}
+FASTCTC_INLINE double infinity() { return double_of_bits(uint64_t(0x7ff) << 52); }
+FASTCTC_INLINE double not_a_number() { return double_of_bits(uint64_t(0xfff) << 51); }
 
 template <class Float>
 struct FloatTraits;
