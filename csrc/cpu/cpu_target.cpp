@@ -6,6 +6,10 @@
 
 #include "fastctc/cpu_target.h"
 
+#if defined(__GNUC__) && defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace fastctc {
 namespace {
 
@@ -15,16 +19,25 @@ struct Target {
   const CtcLossKernels* ctc_loss;
 };
 
+#if defined(__GNUC__) && defined(__x86_64__)
+// every instruction set that the file is compiled for: a hypervisor may hide any of them
+bool runs_avx2() {
+  unsigned a, b, c, d;
+  const bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c;
+}
+#endif
+
 // best first
 const Target kTargets[] = {
 #if defined(__GNUC__) && defined(__x86_64__)
     {"avx512",
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && runs_avx2();
      },
      &ctc_loss_kernels_avx512},
-    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, &ctc_loss_kernels_avx2},
+    {"avx2", runs_avx2, &ctc_loss_kernels_avx2},
 #endif
 #if defined(__GNUC__)
     {"vec128", [] { return true; }, &ctc_loss_kernels_vec128},

@@ -190,7 +190,7 @@ CtcLossStatus ctc_loss_cpu(const CtcLossParams& params) {
   return {};
 }
 
-void set_max_workspace_mb(int64_t mb) { workspace_mb.store(std::max<int64_t>(mb, 1)); }
+void set_max_workspace_mb(int64_t mb) { workspace_mb.store(std::clamp<int64_t>(mb, 1, int64_t(1) << 40)); }
 int64_t max_workspace_mb() { return workspace_mb.load(); }
 
 }  // namespace fastctc

@@ -75,8 +75,10 @@ struct Lattice {
   Exp* alpha_e;
   Scalar* beta_m;
   Exp* beta_e;
-  // per frame: what is subtracted from its scores, and the factor of exp(score - base) in the gradient
+  // per frame: what its scores are taken relative to in the lattice (their maximum) and in the gradient (0 for
+  // log-probabilities), and the factor of exp(score - gradient_base) there
   Scalar* row_base;
+  Scalar* gradient_base;
   Scalar* row_scale;
   // Emissions of the last emission_blocks blocks (kBlock, emission_width each): with table_vectors = 0 one per pair,
   // else one per class, the whole row in that many vectors, looked up lane by lane.
@@ -127,6 +129,7 @@ struct Lattice {
     alpha_m = carve.take<Scalar>(2 * width);
     alpha_e = carve.take<Exp>(2 * width);
     row_base = carve.take<Scalar>(blocks * kBlock);
+    gradient_base = u.from_logits ? row_base : carve.take<Scalar>(blocks * kBlock);
     row_scale = carve.take<Scalar>(blocks * kBlock);
     emission_m = carve.take<Scalar>(emission_blocks * kBlock * emission_width);
     emission_e = carve.take<Exp>(emission_blocks * kBlock * emission_width);
@@ -178,7 +181,7 @@ struct Lattice {
   // Mantissas back into [1, 2) and exponents relative to the best state; returns the bits taken off.
   FASTCTC_INLINE int64_t renormalise(Scalar* m, Exp* e, int64_t width, Band band) {
     using V = Scaled<S>;
-    typename V::E best = Exponent::set1(kDead);
+    typename V::E best = Exponent::set1(Limits<Scalar>::kDead);
     for (int64_t half = 0; half < 2; ++half)
       for (int64_t i = half * width + band.first; i < half * width + band.end; i += W) {
         const V a = V::normalised(V::load(m + i, e + i));
@@ -186,8 +189,9 @@ struct Lattice {
         best = S::max(best, a.e);
       }
     Exp bits = S::largest(best);
-    if (bits < kAllDeadBelow) bits = 0;  // every path has met a class at -inf
-    const typename V::E lowest = Exponent::set1(kDeadBelow), dead = Exponent::set1(kDead), taken = Exponent::set1(bits);
+    if (bits < Limits<Scalar>::kAllDeadBelow) bits = 0;  // every path has met a class at -inf
+    const typename V::E lowest = Exponent::set1(Limits<Scalar>::kDeadBelow),
+                        dead = Exponent::set1(Limits<Scalar>::kDead), taken = Exponent::set1(bits);
     for (int64_t half = 0; half < 2; ++half)
       for (int64_t i = half * width + band.first; i < half * width + band.end; i += W) {
         const typename V::E rest = S::load(e + i) - taken;
@@ -268,7 +272,7 @@ struct Lattice {
                        (double)alpha_m[width + u.S] * FASTCTC_MATH(ldexp)(1.0, (int)at_least(l - best, -2000));
     *mantissa = sum;
     *exponent = best + alpha_bits;
-    if (best < kDeadBelow) return -infinity();
+    if (best < Limits<Scalar>::kDeadBelow) return -infinity();
     return FASTCTC_MATH(log)(sum) + (double)*exponent * 0.69314718055994530942;
   }
 
@@ -292,7 +296,8 @@ struct Lattice {
     Exp* const e = beta_e;
     // the states above the band hold later frames; nothing in it comes from them
     V::store(m + width + end, e + width + end, V::dead());
-    const typename V::E offset = Exponent::set1((Exp)at_most(at_least(bits, -(1 << 29)), 1 << 29));
+    const typename V::E offset =
+        Exponent::set1((Exp)at_most(at_least(bits, -Limits<Scalar>::kOffset), Limits<Scalar>::kOffset));
     for (int64_t f = frames - 1; f >= 0; --f) {
       const Scalar* ym = emission_m + emission_at(block, f);
       const Exp* ye = emission_e + emission_at(block, f);

@@ -50,6 +50,23 @@ FASTCTC_INLINE void prefetch_rows(const void* rows, int64_t stride, int64_t coun
 #endif
 }
 
+// Maxima of `count` <= W rows, NaN passed over; with finite_only +inf as well.
+template <bool finite_only, class S, class X>
+FASTCTC_INLINE void row_maxima(const X* rows, int64_t stride, int64_t count, int64_t C, typename S::Scalar* maxima) {
+  using F = typename S::F;
+  const F none = S::set1(-(typename S::Scalar)infinity()), limit = S::set1((typename S::Scalar)infinity());
+  F best[S::W];
+  for (int i = 0; i < S::W; ++i) best[i] = none;
+  for (int64_t i = 0; i < count; ++i) {
+    F row = none;
+    for_each_vector<S>(rows + i * stride, C, [&](int64_t, F x, int64_t) {
+      row = S::at_least(finite_only ? S::select(S::less(x, limit), x, none) : x, row);
+    });
+    best[i] = row;
+  }
+  S::store(maxima, S::reduce_rows(best, [](F a, F b) { return S::at_least(a, b); }));
+}
+
 // Row maximum and sum of exp(score - maximum) of frames t0 .. t0 + frames; returns the sum of the logs of those sums.
 // A trained model's sums are 1 and a tail far below float's resolution at 1, and that tail is the loss: what is not the
 // maximum is summed by itself as well.
@@ -62,16 +79,10 @@ double softmax_statistics(Lattice<S>& lattice, const CtcUtterance& u, int64_t t0
   for (int64_t g = 0; g < frames; g += W) {
     const int64_t count = at_most(W, frames - g);
     const X* const first = static_cast<const X*>(u.scores) + (t0 + g) * u.scores_stride;
-    F rows[W], tails[W];
-    for (int i = 0; i < W; ++i) rows[i] = tails[i] = S::set1(0);
-    for (int64_t i = 0; i < count; ++i) {
-      F best = S::set1(-(Scalar)infinity());
-      for_each_vector<S>(first + i * u.scores_stride, u.C,
-                         [&best](int64_t, F x, int64_t) { best = S::at_least(x, best); });
-      rows[i] = best;
-    }
     Scalar base[W], sum[W], tail[W];
-    S::store(base, S::reduce_rows(rows, [](F a, F b) { return S::at_least(a, b); }));
+    row_maxima<false, S>(first, u.scores_stride, count, u.C, base);
+    F sums[W], tails[W];
+    for (int i = 0; i < W; ++i) sums[i] = tails[i] = S::set1(0);
     for (int64_t i = 0; i < count; ++i) {
       const F top = S::set1(base[i]);
       F total = S::set1(0), below = S::set1(0);
@@ -80,11 +91,11 @@ double softmax_statistics(Lattice<S>& lattice, const CtcUtterance& u, int64_t t0
         total = total + p;
         below = below + S::select(S::less(x, top), p, S::set1(0));
       });
-      rows[i] = total;
+      sums[i] = total;
       tails[i] = below;
     }
     const auto plus = [](F a, F b) { return a + b; };
-    S::store(sum, S::reduce_rows(rows, plus));
+    S::store(sum, S::reduce_rows(sums, plus));
     S::store(tail, S::reduce_rows(tails, plus));
     for (int64_t i = 0; i < count; ++i) {
       lattice.row_base[t0 + g + i] = base[i];
@@ -94,6 +105,29 @@ double softmax_statistics(Lattice<S>& lattice, const CtcUtterance& u, int64_t t0
     }
   }
   return FASTCTC_MATH(log)(product);
+}
+
+// The same for log-probabilities, which are not normalised: they are only taken relative to their maximum, so that a
+// sure model's best path is a product of exact ones and its loss the sum of what is returned, minus the maxima.
+template <class S, class X>
+double log_probability_statistics(Lattice<S>& lattice, const CtcUtterance& u, int64_t t0, int64_t frames) {
+  using Scalar = typename S::Scalar;
+  constexpr int W = S::W;
+  double total = 0;
+  for (int64_t g = 0; g < frames; g += W) {
+    const int64_t count = at_most(W, frames - g);
+    Scalar base[W];
+    row_maxima<true, S>(static_cast<const X*>(u.scores) + (t0 + g) * u.scores_stride, u.scores_stride, count, u.C,
+                        base);
+    for (int64_t i = 0; i < count; ++i) {
+      if (base[i] == -(Scalar)infinity()) base[i] = 0;
+      lattice.row_base[t0 + g + i] = base[i];
+      lattice.gradient_base[t0 + g + i] = 0;
+      lattice.row_scale[t0 + g + i] = (Scalar)u.grad_scale;
+      total -= base[i];
+    }
+  }
+  return total;
 }
 
 // Emissions of one frame, pair by pair, each read from its own place in the row. Returns lanes of 0, or NaN where a
@@ -129,17 +163,18 @@ FASTCTC_INLINE typename S::F emit_classes(const X* row, int64_t C, typename S::S
   return watch;
 }
 
-// Whether one of the scores that the band reads is NaN.
+// Whether a score of frame t that a path can read is NaN or +inf.
 template <class S, class X>
-bool reads_nan(const Lattice<S>& lattice, typename Lattice<S>::Band band, const X* row) {
-  for (int64_t i = 0; i < band.end; i = i < band.first ? band.first : i + 1) {
-    const auto x = to_scalar(row[lattice.label[i]]);
-    if (x != x) return true;
-  }
+bool reads_nan(const Lattice<S>& lattice, const CtcUtterance& u, int64_t t, const X* row) {
+  const typename S::Scalar limit = (typename S::Scalar)infinity();
+  if (u.T > u.S && !(to_scalar(row[u.blank]) < limit)) return true;
+  for (int64_t i = at_least(1, u.S - (u.T - 1 - t)); i <= at_most(u.S, t + 1); ++i)
+    if (!(to_scalar(row[lattice.label[i]]) < limit)) return true;
   return false;
 }
 
-// Emissions of one block of frames. Returns whether all that the band reads are numbers.
+// Emissions of one block of frames. Returns whether all that a path can read are numbers; what no path reads may be NaN
+// and is put to -inf, lest it spread from lanes that have no meaning.
 template <class S, class X>
 bool emit(Lattice<S>& lattice, const CtcUtterance& u, int64_t block, typename Lattice<S>::Band band, int64_t frames) {
   const X* const rows = static_cast<const X*>(u.scores) + block * kBlock * u.scores_stride;
@@ -156,14 +191,20 @@ bool emit(Lattice<S>& lattice, const CtcUtterance& u, int64_t block, typename La
   }
   const typename S::Scalar sum = S::sum(watch);
   if (sum == sum) return true;
-  // somewhere is a NaN; a class that the target does not use may well be one
-  for (int64_t f = 0; f < frames; ++f)
-    if (reads_nan(lattice, band, rows + f * u.scores_stride)) return false;
+  for (int64_t f = 0; f < frames; ++f) {
+    if (reads_nan(lattice, u, block * kBlock + f, rows + f * u.scores_stride)) return false;
+    auto* m = lattice.emission_m + lattice.emission_at(block, f);
+    auto* e = lattice.emission_e + lattice.emission_at(block, f);
+    for (int64_t i = 0; i < lattice.emission_width; ++i)
+      if (m[i] != m[i]) {
+        m[i] = 1;
+        e[i] = Limits<typename S::Scalar>::kDeadEmission;
+      }
+  }
   return true;
 }
 
-// One vector of the gradient: scale * exp(score - base) - posterior. In log-probability mode with the true gradient the
-// scale of every row is 0 and the scores, which may be -inf or NaN, are left out.
+// One vector of the gradient: scale * exp(score - base) - posterior, or -posterior alone.
 template <class S>
 FASTCTC_INLINE typename S::F gradient(bool subtract_only, typename S::Scalar base, typename S::Scalar scale,
                                       typename S::F x, typename S::F posterior) {
@@ -199,7 +240,7 @@ void dense_gradient(Lattice<S>& lattice, const CtcUtterance& u, typename Lattice
     S::store(blank, S::load(blank) + S::at_least(S::set1(0), S::set1(1) - of_labels));
     const X* const scores = static_cast<const X*>(u.scores) + (t0 + g) * u.scores_stride;
     X* const out = static_cast<X*>(u.grad) + (t0 + g) * u.grad_stride;
-    const Scalar* const base = lattice.row_base + t0 + g;
+    const Scalar* const base = lattice.gradient_base + t0 + g;
     const Scalar* const scale = lattice.row_scale + t0 + g;
     const int64_t scores_stride = u.scores_stride, out_stride = u.grad_stride;
     const bool subtract_only = u.subtract_only;
@@ -237,7 +278,7 @@ void sparse_gradient(Lattice<S>& lattice, const CtcUtterance& u, typename Lattic
       in_place = !u.stream_grad;
       if (in_place) made = out;
     }
-    const Scalar base = lattice.row_base[t], scale = lattice.row_scale[t];
+    const Scalar base = lattice.gradient_base[t], scale = lattice.row_scale[t];
     const X* row = static_cast<const X*>(u.scores) + t * u.scores_stride;
     for_each_vector<S>(row, u.C, [=](int64_t c, typename S::F x, int64_t) {
       S::store(made + c, gradient<S>(subtract_only, base, scale, x, S::set1(0)));

@@ -24,17 +24,18 @@ template <class S, class X>
 struct Run {
   CtcUtterance& u;
   Lattice<S> lattice;
-  double log_normaliser = 0;  // sum over frames of log(sum of exp(score - base))
+  double log_normaliser = 0;  // what the emissions, relative to each frame's maximum, leave out of the loss
 
   int64_t frames_of(int64_t block) const { return at_most(kBlock, u.T - block * kBlock); }
 
-  // Scores of one block to softmax statistics and emissions. False: a score that matters is NaN (among logits +inf, or
-  // nothing but -inf, make one too), which must not get into the lattice's exponents.
+  // Scores of one block to row statistics and emissions. False: a score that matters is NaN or +inf (or a frame of
+  // logits has nothing but -inf), which must not get into the lattice's exponents.
   bool read(int64_t k) {
     const int64_t frames = frames_of(k), after = k * kBlock + frames;
     prefetch_rows<X, false>(static_cast<const X*>(u.scores) + after * u.scores_stride, u.scores_stride,
                             at_most(kBlock, u.T - after), u.C);
-    if (u.from_logits) log_normaliser += softmax_statistics<S, X>(lattice, u, k * kBlock, frames);
+    log_normaliser += u.from_logits ? softmax_statistics<S, X>(lattice, u, k * kBlock, frames)
+                                    : log_probability_statistics<S, X>(lattice, u, k * kBlock, frames);
     const bool numbers = emit<S, X>(lattice, u, k, lattice.band(u, k), frames);
     return numbers && log_normaliser == log_normaliser;
   }
@@ -100,11 +101,6 @@ struct Run {
   void run() {
     lattice.lay_out(u, u.workspace);
     lattice.start(u);
-    if (!u.from_logits)
-      for (int64_t t = 0; t < u.T; ++t) {
-        lattice.row_base[t] = 0;
-        lattice.row_scale[t] = (typename S::Scalar)u.grad_scale;
-      }
     const int64_t segments = lattice.segments(), stride = lattice.segment_blocks;
     for (int64_t k = 0; k < lattice.blocks; ++k) {
       const int64_t segment = k / stride;
@@ -131,6 +127,7 @@ struct Run {
       }
       for (int64_t k = end - 1; k >= first; --k) backward(k, (k - first) * kBlock * lattice.width, exponent);
     }
+    if (u.stream_grad) finish_streaming();
   }
 
   void backward(int64_t k, int64_t kept_at, int64_t exponent) {
@@ -150,11 +147,6 @@ struct Run {
   }
 };
 
-template <class S, class X>
-void run_utterance(CtcUtterance& u) {
-  Run<S, X>{u, {}}.run();
-}
-
 // SF and SD: the target's vectors of float and of double. dtype as in fastctc::DType.
 template <class SF, class SD>
 int64_t workspace_bytes(int dtype, const CtcUtterance& u) {
@@ -162,32 +154,38 @@ int64_t workspace_bytes(int dtype, const CtcUtterance& u) {
   return Lattice<SF>{}.lay_out(u, nullptr);
 }
 
-template <class SF, class SD>
-void run_any(int dtype, CtcUtterance& u) {
+// Calls body(vectors, storage type) with the types as values of pointers.
+template <class SF, class SD, class Body>
+void with_types(int dtype, Body body) {
   switch (dtype) {
     case 0:
-      return run_utterance<SF, Float16>(u);
+      return body((SF*)nullptr, (Float16*)nullptr);
     case 1:
-      return run_utterance<SF, BFloat16>(u);
+      return body((SF*)nullptr, (BFloat16*)nullptr);
     case 2:
-      return run_utterance<SF, float>(u);
+      return body((SF*)nullptr, (float*)nullptr);
     default:
-      return run_utterance<SD, double>(u);
+      return body((SD*)nullptr, (double*)nullptr);
   }
+}
+
+template <class S, class X>
+void run_typed(S*, X*, CtcUtterance& u) {
+  Run<S, X>{u, {}}.run();
+}
+template <class S, class X>
+void fill_typed(S*, X*, const CtcUtterance& u) {
+  fill_impossible<S, X>(u);
+}
+
+template <class SF, class SD>
+void run_any(int dtype, CtcUtterance& u) {
+  with_types<SF, SD>(dtype, [&](auto* vectors, auto* storage) { run_typed(vectors, storage, u); });
 }
 
 template <class SF, class SD>
 void fill_any(int dtype, const CtcUtterance& u) {
-  switch (dtype) {
-    case 0:
-      return fill_impossible<SF, Float16>(u);
-    case 1:
-      return fill_impossible<SF, BFloat16>(u);
-    case 2:
-      return fill_impossible<SF, float>(u);
-    default:
-      return fill_impossible<SD, double>(u);
-  }
+  with_types<SF, SD>(dtype, [&](auto* vectors, auto* storage) { fill_typed(vectors, storage, u); });
 }
 
 }  // namespace

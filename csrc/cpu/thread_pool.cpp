@@ -2,8 +2,8 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -41,7 +41,7 @@ class Pool {
     while (size_ < helpers) {
       try {
         std::thread([this] { serve(); }).detach();
-      } catch (const std::system_error&) {
+      } catch (const std::exception&) {  // no thread or no memory to be had: fewer serve
         return;
       }
       ++size_;

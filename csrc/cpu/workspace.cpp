@@ -57,12 +57,16 @@ void give_back_workspaces(std::vector<Workspace> pieces) {
   std::unique_lock<std::mutex> lock(kept().mutex, std::try_to_lock);
   if (!lock) return;
   std::vector<Workspace>& all = kept().pieces;
+  try {
+    all.reserve(all.size() + pieces.size());
+  } catch (const std::bad_alloc&) {  // the results are there already: let the pieces go
+    return;
+  }
   for (Workspace& piece : pieces) all.push_back(std::move(piece));
   int64_t total = 0;
   for (const Workspace& piece : all) total += piece.bytes();
   // the smallest go first: a larger one serves every call they could
-  std::stable_sort(all.begin(), all.end(),
-                   [](const Workspace& a, const Workspace& b) { return a.bytes() < b.bytes(); });
+  std::sort(all.begin(), all.end(), [](const Workspace& a, const Workspace& b) { return a.bytes() < b.bytes(); });
   while (total > kKeptBytes || all.size() > 64) {
     // one that alone is above the limit is not kept at all
     auto victim = all.back().bytes() > kKeptBytes ? all.end() - 1 : all.begin();

@@ -7,16 +7,34 @@
 
 namespace {
 
-// Exponents, in bits relative to the best state of the block of frames before:
-//   an emission more than 2^18 bits (181,704 nats) away from its frame's base counts as -inf: kDeadEmission;
-//   a state below kDeadBelow counts as impossible and is put to kDead.
-// 16 frames of legitimate emissions cost at most 2^22 bits and so never reach kDeadBelow, one dead emission always
-// does, and two dead states with 16 dead emissions each still add up without wrapping an int32.
-constexpr int kEmissionBits = 1 << 18;
-constexpr int kDeadEmission = -(1 << 24);
-constexpr int kDeadBelow = -(1 << 23);
-constexpr int kAllDeadBelow = -(1 << 24) + (1 << 21);
-constexpr int kDead = -(1 << 27);
+// Exponents, in bits relative to the best state of the block of frames before. No emission is above its frame's base,
+// so none raises them.
+//   An emission more than kEmission bits (float: 181,704 nats) below its frame's base counts as -inf: kDeadEmission.
+//   A state below kDeadBelow counts as impossible and is put to kDead.
+// 16 frames of legitimate emissions cost at most 2^22 bits (in float) and so never reach kDeadBelow, one dead emission
+// always does, and two dead states with 16 dead emissions each still add up without wrapping an int32.
+template <class Scalar>
+struct Limits;
+
+template <>
+struct Limits<float> {
+  static constexpr int kEmission = 1 << 18;
+  static constexpr int kDeadEmission = -(1 << 24);
+  static constexpr int kDeadBelow = -(1 << 23);
+  static constexpr int kAllDeadBelow = -(1 << 24) + (1 << 21);
+  static constexpr int kDead = -(1 << 27);
+  static constexpr int kOffset = 1 << 29;
+};
+
+template <>
+struct Limits<double> {
+  static constexpr int64_t kEmission = int64_t(1) << 30;
+  static constexpr int64_t kDeadEmission = -(int64_t(1) << 36);
+  static constexpr int64_t kDeadBelow = -(int64_t(1) << 35);
+  static constexpr int64_t kAllDeadBelow = -(int64_t(1) << 36) + (int64_t(1) << 33);
+  static constexpr int64_t kDead = -(int64_t(1) << 40);
+  static constexpr int64_t kOffset = int64_t(1) << 45;
+};
 
 // AVX-512 scales a float by a power of two given as a float in one instruction, so there the exponents are floats
 // (exact: those of live states stay below 2^24); elsewhere they are integers and the power is put together from bits.
@@ -51,7 +69,7 @@ struct Scaled {
   F m;
   E e;
 
-  FASTCTC_INLINE Scaled dead() { return {S::set1(1), Exponent::set1(kDead)}; }
+  FASTCTC_INLINE Scaled dead() { return {S::set1(1), Exponent::set1(Limits<Scalar>::kDead)}; }
   FASTCTC_INLINE Scaled load(const Scalar* m, const typename Exponent::Scalar* e) { return {S::load(m), S::load(e)}; }
   FASTCTC_INLINE void store(Scalar* m, typename Exponent::Scalar* e, Scaled a) {
     S::store(m, a.m);
@@ -146,7 +164,7 @@ FASTCTC_INLINE typename S::F exp_polynomial(typename S::F f) {
   return p;
 }
 
-// e^(r + r_low) for |r| <= kEmissionBits * ln 2 (or NaN) as a polynomial's value in [0.70, 1.42] and a power of two.
+// e^(r + r_low) for |r| <= kEmission * ln 2 (or NaN) as a polynomial's value in [0.70, 1.42] and a power of two.
 // Two-part ln 2 (Cody and Waite) keeps the argument exact without fused multiply-add too. Exactly 1 at 0.
 template <class S>
 FASTCTC_INLINE Scaled<S> exp_parts(typename S::F r, typename S::F r_low) {
@@ -178,19 +196,20 @@ FASTCTC_INLINE typename S::F exp_value(typename S::F r) {
 }
 
 // e^(x - base) with the rounding of the subtraction made up for, so that logits in the thousands keep float accuracy.
-// -inf, and whatever is kEmissionBits below the base, becomes a dead emission.
+// base is finite and x at most base; an x of NaN or +inf gives NaN, and -inf, like all that is too far below the base,
+// a dead emission.
 template <class S>
 FASTCTC_INLINE Scaled<S> emission(typename S::F x, typename S::Scalar base) {
   using F = typename S::F;
   using Scalar = typename S::Scalar;
-  const Scalar span = (Scalar)(kEmissionBits * 0.69314718055994530942);
-  const F lowest = S::set1(base - span), highest = S::set1(base + span), b = S::set1(base);
+  using Exponent = typename Scaled<S>::Exponent;
+  const F lowest = S::set1(base - (Scalar)(Limits<Scalar>::kEmission * 0.69314718055994530942)), b = S::set1(base);
   const auto dead = S::less(x, lowest);
-  x = S::at_most(highest, S::at_least(lowest, x));
+  x = S::at_least(lowest, x);
   const F r = x - b, back = r - x;
   const F lost = (x - (r - back)) - (b + back);
   Scaled<S> a = exp_parts<S>(r, lost);
-  a.e = S::select(dead, Scaled<S>::Exponent::set1(kDeadEmission), a.e);
+  a.e = S::select(dead, Exponent::set1(Limits<Scalar>::kDeadEmission), a.e);
   return a;
 }
 

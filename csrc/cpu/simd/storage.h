@@ -145,6 +145,13 @@ FASTCTC_INLINE void write_row(X* out, const typename S::Scalar* made, int64_t n,
   for (; i < n; ++i) from_scalar(made[i], out[i]);
 }
 
+// After the last streamed row: makes them visible before anything that follows.
+FASTCTC_INLINE void finish_streaming() {
+#if defined(__AVX512F__) || defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
 // n < W values, the other lanes filled
 template <class S, class X>
 FASTCTC_INLINE typename S::F load_part(const X* p, int64_t n, typename S::Scalar fill) {
