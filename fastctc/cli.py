@@ -22,6 +22,8 @@ demo, fit, validate, test and predict need the train extra: pip install 'fastctc
 """
 
 _TRAINING = ("demo", "fit", "validate", "test", "predict")
+# What shells expect of a program that Ctrl-C ended.
+_INTERRUPTED = 130
 # What the train extra brings, by the names they are imported as.
 _TRAIN_MODULES = ("lightning", "jsonargparse", "jiwer", "soundfile", "matplotlib", "rich",
                   "tensorboard")  # fmt: skip
@@ -53,6 +55,10 @@ def main(args: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    from fastctc.train.commands import run
+    try:
+        from fastctc.train.commands import run
 
-    return run(words)
+        return run(words)
+    except KeyboardInterrupt:
+        print("fastctc: interrupted", file=sys.stderr)
+        return _INTERRUPTED

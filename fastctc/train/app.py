@@ -4,33 +4,47 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
+import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from fastctc.train.arguments import BEST, CHECKPOINTS, percent
+from fastctc.train.arguments import BEST, CHECKPOINTS, checkpoint_path, percent, read_checkpoint
 from fastctc.train.callbacks import Bar, RunFolder, StopBetweenBatches, Transcripts
 from fastctc.train.data import SpeechDataModule
 from fastctc.train.errors import ConfigError, TrainError
 from fastctc.train.module import SpeechModule
 
+_UNKNOWN_KEY = re.compile(r"^Subcommand '\w+' does not accept option '([^']+)'")
+
 
 class SentenceParser(LightningArgumentParser):
-    """Says what is wrong with the command line without the usage of a hundred options first."""
+    """Says what is wrong with the settings without the usage of a hundred options first."""
+
+    #: The command and its options.
+    words: ClassVar[Sequence[str]] = ()
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         cause: BaseException | None = ex
         while cause is not None and not isinstance(cause, TrainError):
             cause = cause.__cause__ or cause.__context__
-        lines = [str(cause)] if cause else [" ".join(line.split()) for line in message.splitlines()]
-        print("fastctc:", " ".join(lines), file=sys.stderr)
-        print(f"{self.prog.replace(' [options]', '')} --help lists the options", file=sys.stderr)
+        text = " ".join((str(cause) if cause else message).split())
+        if unknown := _UNKNOWN_KEY.search(text):
+            # Options of the command line are refused in other words.
+            values = [w.removeprefix("--config=") for w in self.words if w.startswith("--config=")]
+            files = [v for v in values if not v.startswith("{")]
+            where = ", ".join(files) or "the checkpoint's settings"
+            text = f"{where}: there is no setting {unknown[1]}"
+        print(f"fastctc: {text}", file=sys.stderr)
+        print(f"fastctc {self.words[0]} --help lists the options", file=sys.stderr)
         sys.exit(2)
 
 
@@ -50,7 +64,7 @@ class TrainCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_class=SentenceParser,
+            parser_class=type("Parser", (SentenceParser,), {"words": tuple(args)}),
             parser_kwargs={"prog": "fastctc"},
         )
 
@@ -121,33 +135,66 @@ class TrainCLI(LightningCLI):
         }
         return [CSVLogger(**where), TensorBoardLogger(**where, default_hp_metric=False)]
 
+    def fit(self, **kwargs: Any) -> None:
+        """Train in a new run folder, which goes again when nothing came of it."""
+        assert self.recorder is not None
+        kwargs = self._with_checkpoint(kwargs)
+        self.recorder.claim()
+        try:
+            self.trainer.fit(**kwargs)
+        except OSError as error:
+            raise TrainError(f"run folder {self.folder}: training stopped ({error})") from error
+        finally:
+            if not self.recorder.trained:
+                self.recorder.abandon()
+            elif self.recorder.interrupted:
+                # Here rather than in the callback: a progress bar would wrap the line.
+                print(f"go on with: fastctc fit --ckpt_path {self.recorder.last}", flush=True)
+        if not self.recorder.trained and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise ConfigError(
+                "nothing was trained: trainer.max_epochs, max_steps or limit_train_batches leave "
+                "no batch to do"
+            )
+
+    def _with_checkpoint(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return ``kwargs`` with the checkpoint, wherever it was named, as a file that is one."""
+        if not kwargs.get("ckpt_path"):
+            if self.subcommand != "fit":
+                raise ConfigError(
+                    f"{self.subcommand} needs a trained model: name one with --ckpt_path"
+                )
+            return kwargs
+        runs = Path(self._get(self.config, "runs"))
+        path = checkpoint_path(str(kwargs["ckpt_path"]), runs)
+        read_checkpoint(path)
+        return {**kwargs, "ckpt_path": str(path)}
+
     def validate(self, **kwargs: Any) -> None:
         """Print the figures of the validation set."""
-        _need_checkpoint("validate", kwargs)
+        kwargs = self._with_checkpoint(kwargs)
         self.trainer.validate(**{**kwargs, "verbose": False})
         print_evaluations(self.model)
 
     def test(self, **kwargs: Any) -> None:
         """Print the figures of each test set."""
-        _need_checkpoint("test", kwargs)
+        kwargs = self._with_checkpoint(kwargs)
         self.trainer.test(**{**kwargs, "verbose": False})
         print_evaluations(self.model)
 
     def predict(self, **kwargs: Any) -> None:
         """Print transcripts, and write them when ``--output`` asks for it."""
-        _need_checkpoint("predict", kwargs)
+        kwargs = self._with_checkpoint(kwargs)
         batches = self.trainer.predict(**{**kwargs, "return_predictions": True}) or []
         rows: list[Any] = [row for batch in batches for row in batch]
         for row in rows:
             print(f"{row['audio']}\t{row['text']}")
         if output := self._get(self.config, "output"):
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            Path(output).write_text(lines, encoding="utf-8")
-
-
-def _need_checkpoint(command: str, kwargs: dict[str, Any]) -> None:
-    if not kwargs.get("ckpt_path"):
-        raise ConfigError(f"{command} needs a trained model: name one with --ckpt_path")
+            try:
+                Path(output).write_text(lines, encoding="utf-8")
+            except OSError as error:
+                reason = error.strerror or error
+                raise ConfigError(f"--output {output}: cannot be written ({reason})") from error
 
 
 def print_evaluations(model: SpeechModule) -> None:
@@ -156,15 +203,19 @@ def print_evaluations(model: SpeechModule) -> None:
         figures = evaluation.metrics()
         print(
             f"{name}: {evaluation.utterances} utterances, CER {percent(figures['cer'])}, "
-            f"WER {percent(figures['wer'])}, loss {figures['loss']:.4f} nats per label, "
+            f"WER {percent(figures['wer'])}, loss {_nats(figures['loss'])}, "
             f"blank {percent(figures['blank_fraction'])}"
         )
+
+
+def _nats(loss: float) -> str:
+    return "n/a" if math.isnan(loss) else f"{loss:.4f} nats per label"
 
 
 def _fresh(parent: Path, stamp: str) -> Path:
     """Return a folder that does not exist yet: two runs may start within a second."""
     folder, count = parent / stamp, 1
-    while folder.exists():
+    while os.path.exists(folder):  # False where it may not be looked for; making it says why
         count += 1
         folder = parent / f"{stamp}-{count}"
     return folder

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,18 +67,26 @@ def checkpoint_path(value: str, runs: Path) -> Path:
     return path
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint holds; ConfigError says that the file is none."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # torch and pickle raise many kinds, and say nothing to a person
+        raise ConfigError(f"{path}: is not a checkpoint") from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise ConfigError(f"{path}: is not a checkpoint of a training run")
+    return content
+
+
 def checkpoint_settings(checkpoint: Path, command: str) -> str:
     """Return, as JSON for ``--config``, the settings that a checkpoint carries for ``command``.
 
     Raises:
         ConfigError: The file is no checkpoint, or carries none.
     """
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and pickle raise many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{checkpoint}: cannot be read as a checkpoint ({reason})") from error
-    text = content.get("fastctc_config") if isinstance(content, dict) else None
+    text = read_checkpoint(checkpoint).get("fastctc_config")
     if not text:
         raise ConfigError(f"{checkpoint}: carries no settings; name them with --config")
     settings = json.loads(text)
@@ -96,13 +105,20 @@ def expand_arguments(args: Sequence[str]) -> list[str]:
     without an option is what it transcribes.
 
     Raises:
-        ConfigError: A preset or checkpoint does not exist, or a word belongs to no option.
+        ConfigError: A preset or checkpoint does not exist, a word belongs to no option, or nothing
+            says what to train.
     """
     command, *rest = args
     options, free = _split(rest)
     if free and command != "predict":
         raise ConfigError(f"{command} takes options only; {' '.join(free)!r} belongs to none")
     given = dict(options)
+    asks = any(name.split("=")[0] in _NO_VALUE for name in given)
+    if command == "fit" and not asks and not _names_settings(given):
+        raise ConfigError(
+            "fit needs --config, a file or one of the presets "
+            f"{', '.join(presets())}; or --ckpt_path to go on with a run"
+        )
     runs = Path(given.get("--runs") or "runs")
     out: list[str] = []
     for option, value in options:
@@ -118,6 +134,10 @@ def expand_arguments(args: Sequence[str]) -> list[str]:
     if free:
         out.append(f"--data.predict={json.dumps(free)}")
     return [command, *out]
+
+
+def _names_settings(given: dict[str, str | None]) -> bool:
+    return bool(given.keys() & {"-c", "--config"}) or given.get("--ckpt_path") not in (None, "null")
 
 
 def _split(words: Sequence[str]) -> tuple[list[tuple[str, str | None]], list[str]]:

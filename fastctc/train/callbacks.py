@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -14,6 +18,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from fastctc.train.arguments import CHECKPOINTS, LAST, percent
 from fastctc.train.curves import draw_curves, keep_earlier, read_metrics
+from fastctc.train.errors import ConfigError
 from fastctc.train.module import SpeechModule
 
 CONFIG = "config.yaml"
@@ -35,16 +40,40 @@ class RunFolder(pl.Callback):
         self.last = folder / CHECKPOINTS / LAST
         self.config_text = config_text
         self.curves: Path | None = None
+        #: Whether the folder holds anything worth keeping: a batch was trained on, or a checkpoint.
+        self.trained = False
+        #: Whether Ctrl-C stopped training and the last checkpoint says where.
+        self.interrupted = False
+        self._made: list[Path] = []
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            self.folder.mkdir(parents=True, exist_ok=True)
+    def claim(self) -> None:
+        """Make the folder and write the settings into it; ConfigError says why that fails."""
+        # os.path: a folder that may not be looked into counts as absent, and mkdir says why.
+        self._made = [p for p in (self.folder, *self.folder.parents) if not os.path.exists(p)]
+        try:
+            self.folder.mkdir(parents=True)
             (self.folder / CONFIG).write_text(self.config_text, encoding="utf-8")
+        except OSError as error:
+            self.abandon()
+            reason = error.strerror or error
+            raise ConfigError(f"run folder {self.folder}: cannot be written ({reason})") from error
+
+    def abandon(self) -> None:
+        """Remove the folder, and those above it that ``claim`` made and that are empty."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for folder in self._made[1:]:
+                folder.rmdir()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.ckpt_path:
             previous = Path(trainer.ckpt_path).resolve().parent.parent
             keep_earlier(previous, self.folder, trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        self.trained = not trainer.fast_dev_run  # type: ignore[attr-defined]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step:
@@ -53,13 +82,15 @@ class RunFolder(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step:
             self._save(trainer)
+            # Going on from the end of an epoch's batches may leave a validation only.
+            self.trained = self.last.is_file()
 
     def _save(self, trainer: pl.Trainer) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(self.last)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._draw(trainer)
+        self._draw(trainer, pl_module)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -68,14 +99,29 @@ class RunFolder(pl.Callback):
             return
         if isinstance(exception, KeyboardInterrupt) and trainer.global_step:
             self._save(trainer)
-            print(f"interrupted; go on with: fastctc fit --ckpt_path {self.last}", flush=True)
-        self._draw(trainer)
+            self.interrupted = self.last.is_file()
+        self._draw(trainer, pl_module)
 
-    def _draw(self, trainer: pl.Trainer) -> None:
+    def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.trained:
+            return
+        assert isinstance(pl_module, SpeechModule)
         for logger in trainer.loggers:
             logger.save()
+        # The last step is logged however far trainer.log_every_n_steps is from it.
+        logged = read_metrics(self.folder).get("train/loss", ([-1.0], []))[0]
+        if pl_module.newest_step > logged[-1]:
+            newest = {name: float(value) for name, value in pl_module.newest.items()}
+            for logger in trainer.loggers:
+                logger.log_metrics(newest, step=pl_module.newest_step)
+                logger.save()
         if read_metrics(self.folder):
             self.curves = draw_curves(self.folder)
+
+
+def _figure(loss: float) -> str:
+    """Return a loss for people; n/a where no utterance had one."""
+    return "n/a" if math.isnan(loss) else f"{loss:.3f}"
 
 
 class StopBetweenBatches(pl.Callback):
@@ -153,9 +199,9 @@ class Transcripts(pl.Callback):
         if trainer.state.fn == "fit":
             where += f" | {time.perf_counter() - self._start:.0f} s"
             train = trainer.callback_metrics.get("train/loss")
-            where += "" if train is None else f" | loss {float(train):.3f}"
+            where += "" if train is None else f" | loss {_figure(float(train))}"
         lines = [
-            f"{where} | validation loss {figures['loss']:.3f}  CER {percent(figures['cer'])}  "
+            f"{where} | validation loss {_figure(figures['loss'])}  CER {percent(figures['cer'])}  "
             f"WER {percent(figures['wer'])}  blank {figures['blank_fraction']:.0%}"
         ]
         for reference, hypothesis in evaluation.samples[-self.count :]:

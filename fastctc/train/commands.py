@@ -26,12 +26,22 @@ def quieten() -> None:
         r"\s*By default only one JsonargparseDeprecationWarning.*",
         r"\s*``instantiate_classes`` was deprecated.*",
         ".*training_step. returned .None.*",  # a skipped batch, which has been named
+        # Evaluating needs none of fit's callbacks; a resumed run has a folder of its own.
+        ".*callbacks used to create the checkpoint need to be provided.*",
+        ".*The dirpath has changed from.*",
+        ".*Experiment logs directory .* is not empty.*",  # the run folder, holding its settings
+        # A run that ended before its first validation. Another key may be a slip of the user's.
+        ".*ModelCheckpoint.monitor='val/cer'.. could not find the monitored key.*",
     ):
         warnings.filterwarnings("ignore", message)
 
 
 def run(args: Sequence[str]) -> int:
-    """Run the command ``args[0]``: fit, validate, test, predict or demo. Return the exit status."""
+    """Run the command ``args[0]``: fit, validate, test, predict or demo. Return the exit status.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, once what can be kept of the run is kept.
+    """
     quieten()
     try:
         if args[0] == "demo":
@@ -40,7 +50,12 @@ def run(args: Sequence[str]) -> int:
     except TrainError as error:
         print(f"fastctc: {error}", file=sys.stderr)
         return 2
-    if cli.subcommand == "fit":
+    except SystemExit as stop:
+        # Lightning tidies up after Ctrl-C and then exits as after an error.
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from stop
+        raise
+    if cli.subcommand == "fit" and cli.folder.is_dir():
         print(f"run folder: {cli.folder}")
         print(f"transcribe with: fastctc predict --ckpt_path {cli.folder} FILE...")
     return 0

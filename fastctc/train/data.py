@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +25,8 @@ Floats = npt.NDArray[np.float32]
 
 # Fewer utterances than this are made in less time than worker processes take to start.
 _PARALLEL_FROM = 400
+# So many of the utterances that are left out are named.
+_NAMED = 3
 
 _FORMANT_SPLITS: dict[str, tuple[Split, ...]] = {
     "train": ("train",),
@@ -348,10 +349,13 @@ class SpeechDataModule(pl.LightningDataModule):
                 f"{self.max_seconds} s (data.min_seconds, data.max_seconds)"
             )
         if len(keep) < total:
-            warnings.warn(
-                f"{source.name}: {total - len(keep)} of {total} utterances left out, they do not "
-                f"last {self.min_seconds} to {self.max_seconds} s",
-                stacklevel=2,
+            kept = set(keep)
+            out = [e.uid for k, e in enumerate(source.entries) if k not in kept]
+            names = ", ".join(out[:_NAMED]) + (", ..." if len(out) > _NAMED else "")
+            print(
+                f"{source.name}: {len(out)} of {total} utterances left out, they do not last "
+                f"{self.min_seconds} to {self.max_seconds} s: {names}",
+                flush=True,
             )
         return self._dataset(source, keep)
 

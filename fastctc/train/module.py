@@ -37,19 +37,36 @@ class Evaluation:
         self.rates = ErrorRates()
         self.loss = 0.0
         self.utterances = 0
+        #: Those whose loss counts: their text fits into their audio.
+        self.aligned = 0
         self.blank_frames = 0.0
         self.frames = 0
         #: (reference, hypothesis) of the first utterances of the set.
         self.samples: list[tuple[str, str]] = []
 
     def metrics(self) -> dict[str, float]:
-        """Return loss per utterance (nats per label), CER, WER (fractions) and blank fraction."""
+        """Return loss per utterance (nats per label), CER, WER (fractions) and blank fraction.
+
+        NaN stands for what no utterance gave.
+        """
         return {
-            "loss": self.loss / max(self.utterances, 1),
+            "loss": self.loss / self.aligned if self.aligned else float("nan"),
             "cer": self.rates.cer,
             "wer": self.rates.wer,
             "blank_fraction": self.blank_frames / max(self.frames, 1),
         }
+
+
+def alignable(lengths: Tensor, batch: Batch) -> Tensor:
+    """Return (N,) bool: whether a text fits into so many output frames.
+
+    A label that repeats the one before it needs a blank between them.
+    """
+    same = batch.targets[:, 1:] == batch.targets[:, :-1]
+    # Columns are counted rather than derived from a width, which is 0 where all texts are empty.
+    second = torch.arange(same.shape[1]) + 1
+    repeats = (same & (second < batch.target_lengths[:, None])).sum(1)
+    return lengths >= batch.target_lengths + repeats
 
 
 class SpeechModule(pl.LightningModule):
@@ -81,6 +98,9 @@ class SpeechModule(pl.LightningModule):
         self.network = DeepSpeech2(network, bins, alphabet.CLASSES)
         #: The settings of the run as JSON; checkpoints carry them, so they can be used alone.
         self.config_text = ""
+        #: Figures of the newest step with a finite loss, and which step that was.
+        self.newest: dict[str, Tensor | float] = {}
+        self.newest_step = -1
         self.stuck = StuckWatch()
         self.evaluations: dict[str, Evaluation] = {}
         self._uids: list[str] = []
@@ -122,18 +142,25 @@ class SpeechModule(pl.LightningModule):
         self._lost_batches = 0
         loss = losses.mean()
         blank = blank_statistics(scores, lengths, int(batch.target_lengths.sum()))
-        self._log_step(loss, blank)
+        self._log_step(losses.detach()[alignable(lengths, batch)].mean(), blank)
         if (advice := self.stuck.update(blank)) is not None:
             self.print(advice)
         return loss
 
     def _log_step(self, loss: Tensor, blank: BlankStatistics) -> None:
         self._log_where()
-        self.log("train/loss", loss, prog_bar=True, batch_size=1)
-        self.log("train/blank_fraction", blank.fraction, prog_bar=True, batch_size=1)
-        self.log("train/blank_posterior", blank.posterior, batch_size=1)
-        self.log("train/frames_per_label", blank.frames_per_label, batch_size=1)
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
+        self.newest = {
+            "train/loss": loss,
+            "train/blank_fraction": blank.fraction,
+            "train/blank_posterior": blank.posterior,
+            "train/frames_per_label": blank.frames_per_label,
+            "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+        }
+        self.newest_step = self.global_step
+        for name, value in self.newest.items():
+            shown = name in ("train/loss", "train/blank_fraction")
+            self.log(name, value, prog_bar=shown, batch_size=1)
+        self.newest["epoch"] = self.current_epoch  # Lightning adds this to what it logs
 
     def _log_where(self) -> None:
         # What Lightning would take, its own count of batches, is one too high in a resumed run.
@@ -141,10 +168,7 @@ class SpeechModule(pl.LightningModule):
 
     def _check_alignments(self, lengths: Tensor, batch: Batch) -> None:
         """Name the utterances whose text cannot be aligned; the loss leaves them out."""
-        same = batch.targets[:, 1:] == batch.targets[:, :-1]
-        position = torch.arange(1, batch.targets.shape[1])
-        repeats = (same & (position < batch.target_lengths[:, None])).sum(1)
-        short = (lengths < batch.target_lengths + repeats).nonzero()[:, 0].tolist()
+        short = (~alignable(lengths, batch)).nonzero()[:, 0].tolist()
         names = [
             f"{batch.uids[k]} ({int(batch.target_lengths[k])} labels, {int(lengths[k])} frames)"
             for k in short
@@ -188,6 +212,7 @@ class SpeechModule(pl.LightningModule):
             self._not_finite("the gradient", self._uids)
             for parameter in parameters:
                 parameter.grad = None  # the optimiser passes over it
+        self.newest["train/grad_norm"] = norm
         self.log("train/grad_norm", norm, batch_size=1)
 
     def _evaluate(self, batch: Batch, name: str) -> None:
@@ -198,6 +223,7 @@ class SpeechModule(pl.LightningModule):
         sums = self.evaluations.setdefault(name, Evaluation())
         sums.rates.add(batch.texts, texts)
         sums.loss += float(losses.sum())
+        sums.aligned += int(alignable(lengths, batch).sum())
         sums.utterances += len(texts)
         frames = int(lengths.sum())
         sums.blank_frames += blank.fraction * frames
@@ -252,6 +278,12 @@ class SpeechModule(pl.LightningModule):
         checkpoint["fastctc_rng"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        theirs = {k: v.shape for k, v in checkpoint["state_dict"].items()}
+        if theirs != {k: v.shape for k, v in self.state_dict().items()}:
+            raise ConfigError(
+                "the checkpoint's network is another than the settings describe; without --config "
+                "and --model options the checkpoint's own settings are used"
+            )
         self._rng = checkpoint.get("fastctc_rng")
 
     def on_train_start(self) -> None:

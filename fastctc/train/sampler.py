@@ -51,7 +51,9 @@ class BucketSampler(Sampler[list[int]]):
         for part in np.array_split(order, min(buckets, max(1, len(order)))):
             if len(part):
                 longest = float(seconds[int(part[-1])])
-                size = max(1, min(batch_size, int(max_seconds / longest)))
+                # Nothing bounds a bucket of empty files: reading them says what is wrong.
+                most = max_seconds / longest if longest else batch_size
+                size = max(1, int(min(batch_size, most)))
                 self._buckets.append([int(k) for k in part])
                 self._counts.append(-(-len(part) // size))
         self.seed = seed

@@ -95,6 +95,8 @@ def read_audio(path: Path) -> tuple[Floats, int]:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, RuntimeError) as error:
         raise DataError(f"{path}: cannot be read as audio ({error})") from error
+    if not len(samples):
+        raise DataError(f"{path}: holds no samples")
     mono = samples.mean(axis=1)
     if not np.isfinite(mono).all():
         raise DataError(f"{path}: holds samples that are NaN or infinite")
@@ -174,7 +176,7 @@ def _seconds(path: Path) -> float:
 def _lines(path: Path) -> Iterable[tuple[str, str]]:
     """Yield ("file:line", line) for the lines that are not empty."""
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")  # some editors begin with a BOM
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     for number, line in enumerate(content.splitlines(), 1):

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,8 +156,7 @@ def test_after_ctrl_c_last_goes_on_exactly(
 
     with monkeypatch.context() as patched:
         patched.setattr(SpeechModule, "training_step", interrupted)
-        with pytest.raises(SystemExit):
-            cli.main(["fit", *options])
+        assert cli.main(["fit", *options]) == 130
     stopped = _folders()[-1]
     assert f"fastctc fit --ckpt_path {stopped}" in capsys.readouterr().out
     assert _checkpoint(stopped)["global_step"] == batch
@@ -242,7 +242,17 @@ def test_presets_resolve_unless_a_file_has_the_name() -> None:
         (["fit", "--config", "nope"], "--config nope: no such file, and no such preset"),
         (["fit", "--ckpt_path", "last"], "--ckpt_path last: no checkpoints/last.ckpt below runs/"),
         (["fit", "--ckpt_path", "x.ckpt"], "--ckpt_path x.ckpt: no such checkpoint"),
-        (["validate", "--ckpt_path", "tiny.yaml"], "tiny.yaml: cannot be read as a checkpoint"),
+        (["validate", "--ckpt_path", "tiny.yaml"], "tiny.yaml: is not a checkpoint"),
+        (
+            ["fit", "--config", "tiny.yaml", "--ckpt_path", "tiny.yaml"],
+            "tiny.yaml: is not a checkp",
+        ),
+        (["fit"], "fit needs --config, a file or one of the presets deepspeech2-small.yaml, ds2.y"),
+        (["fit", "--ckpt_path", "null"], "fit needs --config"),
+        (["fit", "--config", "slip.yaml"], "slip.yaml: there is no setting data.bach_size"),
+        (["fit", "--config", "slip.yaml"], "fastctc fit --help lists the options"),
+        (["fit", "--config", "tiny.yaml", "--runs", "tiny.yaml"], "cannot be written (Not a dir"),
+        (["fit", "--config", "tiny.yaml", "--trainer.max_epochs", "0"], "nothing was trained"),
         (["fit", "tiny.yaml"], "'tiny.yaml' belongs to none"),
         (["fit", "--config", "tiny.yaml", "--data.batch_size", "0"], "data.batch_size is 0"),
         (["fit", "--config", "tiny.yaml", "--model.optim.lr", "-1"], "optim.lr is -1.0"),
@@ -259,6 +269,7 @@ def test_presets_resolve_unless_a_file_has_the_name() -> None:
 def test_mistakes_get_a_sentence(
     args: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Path("slip.yaml").write_text("data: {bach_size: 3}")
     try:
         status = cli.main(args)
     except SystemExit as stop:
@@ -268,6 +279,69 @@ def test_mistakes_get_a_sentence(
     assert message in error
     assert "Traceback" not in error
     assert len(error.splitlines()) < 12, error
+    assert not Path("runs").exists()
+
+
+def test_a_failed_start_leaves_other_runs_alone() -> None:
+    other = Path("runs/tiny/other/config.yaml")
+    other.parent.mkdir(parents=True)
+    other.write_text("kept")
+    assert cli.main(["fit", "--config", "tiny.yaml", "--data.train", "[no.jsonl]"]) == 2
+    assert _folders() == [other.parent]
+    assert other.read_text() == "kept"
+
+
+def test_ctrl_c_before_the_first_batch_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(self: Any, stage: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app.SpeechDataModule, "setup", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert cli.main(["fit", "--config", "tiny.yaml"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "fastctc: interrupted" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_a_full_disk_gets_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: Any, *args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(app.RunFolder, "_save", full)
+    assert cli.main(["fit", "--config", "tiny.yaml"]) == 2
+    (folder,) = _folders()
+    error = capsys.readouterr().err
+    assert f"{folder}: training stopped" in error
+    assert "No space left on device" in error
+
+
+def test_a_checkpoint_of_another_network_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    _run("fit", "--config", "tiny.yaml", "--trainer.max_steps", "1")
+    other = ["--config", "tiny.yaml", "--ckpt_path", "last", "--model.network.hidden", "9"]
+    assert cli.main(["fit", *other]) == 2
+    assert "network is another than the settings describe" in capsys.readouterr().err
+    assert len(_folders()) == 1
+
+
+def test_a_short_run_is_logged_drawn_and_gone_on_with_without_remarks() -> None:
+    rare = ["--trainer.log_every_n_steps", "50"]
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        _run("fit", "--config", "tiny.yaml", "--trainer.max_steps", "3", *rare)
+        (folder,) = _folders()
+        _run("validate", "--ckpt_path", "last")
+        _run("fit", "--ckpt_path", "last", "--trainer.max_steps", "4")
+    assert [str(w.message) for w in seen if issubclass(w.category, UserWarning)] == []
+    assert (folder / "curves.png").is_file()
+    logged = curves.read_metrics(folder)
+    assert logged["train/loss"][0] == logged["train/grad_norm"][0] == [2.0]
+    assert curves.read_metrics(_folders()[-1])["train/loss"][0] == [2.0, 3.0]
 
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ pytest.importorskip("jiwer", reason="jiwer, of the train extra, is missing")
 from fastctc.train.data import Batch, Sample, collate  # noqa: E402
 from fastctc.train.errors import ConfigError, NonFiniteError  # noqa: E402
 from fastctc.train.model import ConvConfig, NetworkConfig  # noqa: E402
-from fastctc.train.module import SpeechModule  # noqa: E402
+from fastctc.train.module import SpeechModule, alignable  # noqa: E402
 from fastctc.train.optim import OptimConfig, build_optimizer  # noqa: E402
 
 CONVS = [ConvConfig(2, (3, 5), (2, 2), (1, 2))]
@@ -146,6 +146,50 @@ def test_a_text_too_long_for_its_audio_is_left_out_and_named(
     assert "utt-0" not in out
     with pytest.raises(NonFiniteError, match=r"no alignment exists for utt-1 \(11 labels"):
         _fit(_module(nan_policy="raise"), [batch])
+
+
+def test_batches_of_empty_texts_are_trained_on_and_evaluated() -> None:
+    batch = _batch("", "")
+    assert batch.targets.shape == (2, 0)
+    module = _module()
+    before = float(module.losses(*module(batch), batch).mean().detach())
+    _fit(module, [batch] * 5)
+    assert 0 < module.newest["train/loss"] < before
+    with torch.no_grad():
+        module._evaluate(batch, "val")
+    figures = module.evaluations["val"].metrics()
+    assert figures["loss"] > 0
+    assert math.isnan(figures["cer"])
+
+
+def test_the_loss_shown_is_over_what_has_an_alignment() -> None:
+    batch = _batch("fine", "aaaaaaaaaaa")
+    module = _module()
+    expected = float(module.losses(*module(batch), batch)[0].detach())
+    _fit(module, [batch])
+    assert float(module.newest["train/loss"]) == pytest.approx(expected, rel=1e-4)
+    module = _module()
+    with torch.no_grad():
+        module._evaluate(batch, "val")
+    sums = module.evaluations["val"]
+    assert sums.metrics()["loss"] == sums.loss
+    hopeless = _batch("aaaaaaaaaaa")
+    module = _module()
+    _fit(module, [hopeless])
+    assert math.isnan(module.newest["train/loss"])
+    with torch.no_grad():
+        module._evaluate(hopeless, "val")
+    assert math.isnan(module.evaluations["val"].metrics()["loss"])
+
+
+@pytest.mark.parametrize(
+    ("text", "frames", "fits"),
+    [("", 0, True), ("ab", 2, True), ("ab", 1, False), ("aa", 2, False), ("aa", 3, True)],
+)
+def test_which_texts_fit(text: str, frames: int, fits: bool) -> None:
+    for texts in ((text,), (text, "a longer one")):
+        batch = _batch(*texts)
+        assert bool(alignable(torch.full((len(texts),), frames), batch)[0]) is fits
 
 
 def test_the_logged_norm_is_before_clipping_and_the_gradient_after() -> None:

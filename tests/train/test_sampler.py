@@ -69,6 +69,10 @@ def test_resuming_after_the_last_batch_begins_the_next_epoch() -> None:
     assert list(rest) == _epoch(whole, 2)
 
 
+def test_empty_files_make_batches_too() -> None:
+    assert sorted(k for b in BucketSampler([0.0] * 5, 2, 1.0) for k in b) == list(range(5))
+
+
 def test_bad_settings_are_named() -> None:
     with pytest.raises(ConfigError, match=r"data\.batch_size is 0"):
         BucketSampler(SECONDS, 0, 1.0)

@@ -69,6 +69,12 @@ def test_a_broken_line_is_named(wav: Path, line: object, message: str) -> None:
         load_files(_manifest(wav.parent, good, line))
 
 
+def test_a_manifest_may_begin_with_a_byte_order_mark(wav: Path) -> None:
+    path = Path(_manifest(wav.parent, {"audio": "one.wav", "text": "a"}))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_files(str(path)).entries[0].text == "a"
+
+
 def _librispeech(folder: Path, suffix: str) -> Path:
     chapter = folder / "84" / "121123"
     chapter.mkdir(parents=True)
@@ -125,6 +131,10 @@ def test_what_is_no_data_is_named(tmp_path: Path, wav: Path) -> None:
     broken.write_bytes(b"no audio at all")
     with pytest.raises(DataError, match=r"broken\.wav: cannot be read as audio"):
         read_audio(broken)
+    empty = tmp_path / "empty.wav"
+    soundfile.write(empty, np.zeros(0, "f4"), 16_000)
+    with pytest.raises(DataError, match=r"empty\.wav: holds no samples"):
+        read_audio(empty)
     bad = tmp_path / "nan.wav"
     soundfile.write(bad, np.full(100, np.nan, "f4"), 16_000, subtype="FLOAT")
     with pytest.raises(DataError, match=r"nan\.wav: holds samples that are NaN"):
