@@ -157,11 +157,24 @@ def length_list(name: str, lengths: list[Any] | tuple[Any, ...]) -> Tensor:
     return torch.tensor(values, dtype=torch.int64, device="cpu")
 
 
-def host_integers(values: Tensor) -> Tensor:
+def check_dense(name: str, values: Tensor) -> None:
+    """Raise for a tensor that is not simply a block of numbers."""
+    if values.is_nested:
+        raise RuntimeError(f"{name} must be a dense tensor, got a nested tensor")
+    if values.layout is not torch.strided:
+        raise RuntimeError(f"{name} must be a dense tensor, got one of layout {values.layout}")
+
+
+def host_integers(name: str, values: Tensor) -> Tensor:
     """The values as contiguous int64 on the host."""
     # Asking is several times cheaper than conversions that have nothing to do.
-    if values.dtype is torch.int64 and values.is_cpu and values.is_contiguous():
-        return values
+    try:
+        if values.dtype is torch.int64 and values.is_cpu and values.is_contiguous():
+            return values
+    except RuntimeError:  # a sparse tensor cannot say whether it is contiguous
+        check_dense(name, values)
+        raise
+    check_dense(name, values)
     return values.detach().to(device="cpu", dtype=torch.int64).contiguous()
 
 
@@ -169,7 +182,31 @@ def host_lengths(name: str, lengths: Tensor, batch: int) -> Tensor:
     """Lengths as contiguous int64 values on the host, one for each row."""
     if lengths.numel() != batch:
         raise RuntimeError(f"{name} must be of size batch_size")
-    return host_integers(lengths)
+    return host_integers(name, lengths)
+
+
+def check_reduction_number(reduction: int) -> None:
+    """Raise for a number that stands for no reduction."""
+    if reduction not in (0, 1, 2):
+        raise ValueError(f"reduction must be 0 (none), 1 (mean) or 2 (sum), got {reduction}")
+
+
+def check_grad_out(
+    grad_out: Tensor, dtype: torch.dtype, device: torch.device, shape: tuple[int, ...] | None = None
+) -> None:
+    """Raise for a `grad_out` that has not the loss's dtype and device, or shape where given."""
+    if grad_out.dtype is not dtype:
+        raise RuntimeError(
+            f"grad_out must have the dtype of the loss, {dtype}, got {grad_out.dtype}"
+        )
+    if grad_out.device != device:
+        raise RuntimeError(
+            f"grad_out must be on the device of the loss, {device}, and is on {grad_out.device}"
+        )
+    if shape is not None and tuple(grad_out.shape) != shape:
+        raise RuntimeError(
+            f"grad_out must have the shape of the loss, {shape}, got {tuple(grad_out.shape)}"
+        )
 
 
 def check_scores(log_probs: Tensor) -> None:
@@ -196,7 +233,11 @@ def check_scores(log_probs: Tensor) -> None:
 
 def dense_targets(targets: Tensor, batch: int) -> Tensor:
     """Labels as int64 on the host, with adjacent labels of a row adjacent in memory."""
-    shape = targets.shape
+    try:
+        shape = targets.shape
+    except RuntimeError:  # a nested tensor has none
+        check_dense("targets", targets)
+        raise
     if not 1 <= len(shape) <= 2:
         raise RuntimeError(
             f"Expected 1 to 2 dimensions, but got {len(shape)}-dimensional tensor for "
@@ -207,7 +248,7 @@ def dense_targets(targets: Tensor, batch: int) -> Tensor:
             f"Expected tensor to have size {batch} at dimension 0, but got size {shape[0]} for "
             f"argument #2 'targets' {WHILE_CHECKING}"
         )
-    return host_integers(targets)
+    return host_integers("targets", targets)
 
 
 def prepare(
@@ -222,7 +263,11 @@ def prepare(
     What a length or a label may be is the kernel's to check: see `raise_status`.
     """
     dtype = DTYPE_CODES.get(log_probs.dtype)
-    shape = log_probs.shape
+    try:
+        shape = log_probs.shape
+    except RuntimeError:  # a nested tensor has none
+        check_dense("log_probs", log_probs)
+        raise
     dims = len(shape)
     if (
         dtype is None
@@ -274,7 +319,7 @@ def prepare(
         target_lengths.data_ptr(),
     )
     if 0 in addresses:
-        raise_without_memory(addresses)
+        raise_without_memory(addresses, (log_probs, targets, input_lengths, target_lengths))
     arguments = (
         addresses[0],
         dtype,
@@ -306,12 +351,13 @@ def prepare(
     )
 
 
-def raise_without_memory(addresses: tuple[int, ...]) -> None:
+def raise_without_memory(addresses: tuple[int, ...], tensors: tuple[Tensor, ...]) -> None:
     """Name the tensor that has values by its shape, and no memory to hold them."""
-    names = ("log_probs", "targets", "input_lengths", "target_lengths")
+    index = addresses.index(0)
+    name = ("log_probs", "targets", "input_lengths", "target_lengths")[index]
+    check_dense(name, tensors[index])
     raise RuntimeError(
-        f"{names[addresses.index(0)]} has no memory: it is a fake tensor outside of its mode, or "
-        "its storage was freed"
+        f"{name} has no memory: it is a fake tensor outside of its mode, or its storage was freed"
     )
 
 

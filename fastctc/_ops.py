@@ -37,6 +37,13 @@ torch.library.define(
 )
 
 
+def _checked_options(options: tuple[Any, ...]) -> Options:
+    """The scalar arguments of an operator, which anyone may have called."""
+    checked = Options(*options)
+    _checks.check_reduction_number(checked.reduction)
+    return checked
+
+
 @torch.library.impl("fastctc::ctc_loss", "CPU")
 def _loss(
     log_probs: Tensor,
@@ -45,7 +52,8 @@ def _loss(
     target_lengths: Tensor,
     *options: Any,
 ) -> Tensor:
-    problem = _checks.prepare(log_probs, targets, input_lengths, target_lengths, Options(*options))
+    chosen = _checked_options(options)
+    problem = _checks.prepare(log_probs, targets, input_lengths, target_lengths, chosen)
     loss, _ = _cpu.compute(problem, want_loss=True, want_grad=False)
     assert loss is not None
     return loss
@@ -60,7 +68,10 @@ def _loss_backward(
     target_lengths: Tensor,
     *options: Any,
 ) -> Tensor:
-    problem = _checks.prepare(log_probs, targets, input_lengths, target_lengths, Options(*options))
+    chosen = _checked_options(options)
+    problem = _checks.prepare(log_probs, targets, input_lengths, target_lengths, chosen)
+    dtype = _cpu.loss_dtype(log_probs.dtype)
+    _checks.check_grad_out(grad_out, dtype, log_probs.device, problem.loss_shape)
     _, grad = _cpu.compute(problem, want_loss=False, want_grad=True, grad_out=grad_out)
     assert grad is not None
     return grad
@@ -79,6 +90,7 @@ def _loss_fake(
     batch_first: bool,
     true_grad: bool,
 ) -> Tensor:
+    _checks.check_reduction_number(reduction)
     shape = []
     if reduction == NONE and log_probs.dim() == 3:
         shape = [log_probs.size(0 if batch_first else 1)]
@@ -94,6 +106,9 @@ def _loss_backward_fake(
     target_lengths: Tensor,
     *options: Any,
 ) -> Tensor:
+    _checked_options(options)
+    # A grad_out on meta leads here whatever the scores are on.
+    _checks.check_grad_out(grad_out, _cpu.loss_dtype(log_probs.dtype), log_probs.device)
     return log_probs.new_empty(log_probs.shape)
 
 
@@ -103,8 +118,7 @@ def _save_loss_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None
 
 
 def _loss_vjp(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    grad = torch.ops.fastctc.ctc_loss_backward(grad_out, *ctx.saved_tensors, *ctx.options)
-    return (grad, *[None] * 9)
+    return (ctc_loss_backward(grad_out, ctx.saved_tensors, ctx.options), *[None] * 9)
 
 
 def _no_second_derivative(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
@@ -122,8 +136,16 @@ def ctc_loss(
     target_lengths: Tensor,
     options: Options,
 ) -> Tensor:
-    """Call the registered operator."""
+    """Call the registered operator of the loss."""
     loss: Tensor = torch.ops.fastctc.ctc_loss(
         log_probs, targets, input_lengths, target_lengths, *options
     )
     return loss
+
+
+def ctc_loss_backward(
+    grad_out: Tensor, saved: tuple[Tensor, ...], options: tuple[Any, ...]
+) -> Tensor:
+    """Call the registered operator of the gradient with what the loss was computed from."""
+    gradient: Tensor = torch.ops.fastctc.ctc_loss_backward(grad_out, *saved, *options)
+    return gradient

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastctc._checks import DTYPE_CODES
-from fastctc.loss import ctc_loss
+from fastctc.loss import ctc_loss, unserved_transform
 
 _lock = threading.Lock()
 _active = 0
@@ -31,6 +31,7 @@ def _serves(log_probs: Any) -> bool:
         and log_probs.device.type == "cpu"
         and log_probs.dtype in DTYPE_CODES
         and log_probs.layout is torch.strided
+        and (torch.compiler.is_compiling() or unserved_transform(log_probs) is None)
     )
 
 
@@ -117,9 +118,10 @@ def patch_torch() -> Patch:
     """Make torch's CTC loss ours: ``F.ctc_loss``, ``torch.ctc_loss`` and ``nn.CTCLoss``.
 
     Modules made before the call are included, and so is code that has imported torch's function by
-    name, as it ends in ``torch.ctc_loss``. Devices and dtypes that fastctc does not serve go to
-    torch as before. Tensor classes and modes that intercept torch's function still do. Patches may
-    be nested, and undone in any order. They hold for all threads.
+    name, as it ends in ``torch.ctc_loss``. Devices, dtypes and transforms (torch.func, forward-mode
+    differentiation) that fastctc does not serve go to torch as before. Tensor classes and modes
+    that intercept torch's function still do. Patches may be nested, and undone in any order. They
+    hold for all threads.
 
     Returns:
         A handle with ``undo()``, which is also a context manager.

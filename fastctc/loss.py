@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastctc import _checks, _cpu, _ops
-from fastctc._checks import Problem
+from fastctc._checks import Options, Problem
 
 Lengths = Tensor | Sequence[int]
 
@@ -39,13 +39,17 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         (grad_out,) = grad_outputs
+        # Asked for in every backward pass, as this is what notices a change in place.
+        saved = ctx.saved_tensors
+        if _is_transformed(grad_out):
+            return _ops.ctc_loss_backward(grad_out, saved, ctx.options), None
         # Autograd copies a gradient that anyone else still refers to.
         gradient, ctx.gradient = ctx.gradient, None
         if not torch.is_grad_enabled():
-            return _scaled_gradient(ctx, gradient, grad_out), None
+            return _scaled_gradient(saved, ctx.options, gradient, grad_out), None
         with torch.no_grad():
-            gradient = _scaled_gradient(ctx, gradient, grad_out)
-        return _FirstDerivative.apply(gradient, ctx.saved_tensors[0], grad_out), None
+            gradient = _scaled_gradient(saved, ctx.options, gradient, grad_out)
+        return _FirstDerivative.apply(gradient, saved[0], grad_out), None
 
 
 class _FirstDerivative(torch.autograd.Function):
@@ -60,7 +64,17 @@ class _FirstDerivative(torch.autograd.Function):
         raise RuntimeError(_ops.SECOND_DERIVATIVE)
 
 
-def _scaled_gradient(ctx: Any, gradient: Tensor | None, grad_out: Tensor) -> Tensor:
+def _is_transformed(grad_out: Tensor) -> bool:
+    """Whether `grad_out` stands for several (is_grads_batched) or is seen by torch.func."""
+    return (
+        torch._C._are_functorch_transforms_active()
+        or torch._C._functorch.is_legacy_batchedtensor(grad_out)
+    )
+
+
+def _scaled_gradient(
+    saved: tuple[Tensor, ...], options: Options, gradient: Tensor | None, grad_out: Tensor
+) -> Tensor:
     """The gradient times `grad_out`, made of the gradient at hand where that loses nothing."""
     scale = None
     if grad_out.numel() == 1:
@@ -68,23 +82,25 @@ def _scaled_gradient(ctx: Any, gradient: Tensor | None, grad_out: Tensor) -> Ten
     elif grad_out.stride() == (0,):  # a sum or mean of the rows came after the loss
         scale = grad_out[0].item()
     if scale == 1.0:
-        return gradient if gradient is not None else _recomputed_gradient(ctx, None)
-    if ctx.saved_tensors[0].dtype in _cpu.HALF:
-        return _recomputed_gradient(ctx, grad_out)  # scaled first, rounded once
+        return gradient if gradient is not None else _recomputed_gradient(saved, options, None)
+    if saved[0].dtype in _cpu.HALF:
+        return _recomputed_gradient(saved, options, grad_out)  # scaled first, rounded once
     finite = bool(grad_out.isfinite().all()) if scale is None else math.isfinite(scale)
-    if not finite:
-        return _recomputed_gradient(ctx, grad_out)  # which keeps 0 * inf off padded frames
+    if not finite:  # the kernel keeps 0 * inf off padded frames
+        return _recomputed_gradient(saved, options, grad_out)
     if gradient is None:
-        gradient = _recomputed_gradient(ctx, None)
+        gradient = _recomputed_gradient(saved, options, None)
     if scale is not None:
         return gradient.mul_(scale)
-    return gradient.mul_(grad_out.view((-1, 1, 1) if ctx.options.batch_first else (1, -1, 1)))
+    return gradient.mul_(grad_out.view((-1, 1, 1) if options.batch_first else (1, -1, 1)))
 
 
-def _recomputed_gradient(ctx: Any, grad_out: Tensor | None) -> Tensor:
+def _recomputed_gradient(
+    saved: tuple[Tensor, ...], options: Options, grad_out: Tensor | None
+) -> Tensor:
     """The gradient from the saved tensors."""
-    log_probs, targets, input_lengths, target_lengths = ctx.saved_tensors
-    problem = _checks.prepare(log_probs, targets, input_lengths, target_lengths, ctx.options)
+    log_probs, targets, input_lengths, target_lengths = saved
+    problem = _checks.prepare(log_probs, targets, input_lengths, target_lengths, options)
     _, gradient = _cpu.compute(problem, want_loss=False, want_grad=True, grad_out=grad_out)
     assert gradient is not None
     return gradient
@@ -97,19 +113,25 @@ def _wants_dispatcher(log_probs: Tensor) -> bool:
     """
     return (
         torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
         or type(log_probs) not in (Tensor, torch.nn.Parameter)
         or torch._C._len_torch_dispatch_stack() > 0
         or log_probs.is_meta
     )
 
 
-def _refuse_transforms(log_probs: Tensor) -> None:
-    """Raise under a transform that would take the loss for a constant, or see no numbers."""
-    transform = None
+def unserved_transform(log_probs: Tensor) -> str | None:
+    """The transform, if any, that would take the loss for a constant, or see no numbers."""
     if torch._C._are_functorch_transforms_active():
-        transform = "torch.func transforms (grad, vmap, jacrev, ...)"
-    elif forward_ad._current_level >= 0 and forward_ad.unpack_dual(log_probs).tangent is not None:
-        transform = "forward-mode differentiation"
+        return "torch.func transforms (grad, vmap, jacrev, ...)"
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(log_probs).tangent is not None:
+        return "forward-mode differentiation"
+    return None
+
+
+def _refuse_transforms(log_probs: Tensor) -> None:
+    """Raise under a transform that the loss does not serve."""
+    transform = unserved_transform(log_probs)
     if transform is not None:
         raise NotImplementedError(
             f"fastctc.ctc_loss does not support {transform}: use backward() or torch.autograd.grad"
@@ -152,11 +174,18 @@ def ctc_loss(
             a log-softmax. "true" is -posterior, the derivative by the scores as given, right for
             scores that were scaled after normalising, or never normalised. Without effect on
             logits.
-        max_target_length: a bound that every target length is known to stay within.
+        max_target_length: a bound that every target length is known to stay within. It lets a
+            kernel on a device size its workspace without waiting for the lengths; on the CPU it is
+            merely checked, and that in eager calls only, not under torch.compile or a tracer.
 
     Returns:
         0-d, or (N,) for reduction "none" of a batch. Of the dtype of `log_probs`, but float32 for
         float16 and bfloat16.
+
+    Numeric limits:
+        A score counts as -inf if it is more than 181,704 nats below the largest of its frame (2^30
+        bits in float64), and so does a path that is more than 5.8e6 nats behind the best one at
+        some frame (2^35 bits in float64). float16 and bfloat16 have the limits of float32.
 
     Raises:
         RuntimeError: a shape or length does not fit; the sentence is torch's.
@@ -193,6 +222,9 @@ class CTCLoss(torch.nn.CTCLoss):
     Raises:
         ValueError: no such `reduction` or `grad`.
         TypeError: an option is of the wrong type.
+
+    `max_target_length` is a bound for kernels on a device. The CPU merely holds the target lengths
+    against it, in eager calls only.
     """
 
     def __init__(
@@ -207,6 +239,8 @@ class CTCLoss(torch.nn.CTCLoss):
         max_target_length: int | None = None,
     ) -> None:
         _checks.check_options(blank, reduction, zero_infinity, from_logits, batch_first, grad)
+        if max_target_length is not None:
+            max_target_length = _checks.integer("max_target_length", max_target_length)
         super().__init__(blank, reduction, zero_infinity)
         self.from_logits = from_logits
         self.batch_first = batch_first

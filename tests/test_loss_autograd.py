@@ -258,3 +258,89 @@ def test_scaled_training_step_in_float16_equals_one_in_float32() -> None:
     (loss_of(case, scores, from_logits=True) * scale).backward()
     _, expected = oracle(case, torch.tensor(scale), from_logits=True)
     assert_close(case, (torch.zeros(()), scores.grad), (torch.zeros(()), expected), 1e-3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_batched_grad_out(dtype: torch.dtype, reduction: str) -> None:
+    case = make_case(67, dtype=dtype)
+    scores = case.scores.requires_grad_()
+    loss = loss_of(case, scores, reduction=reduction, from_logits=True)
+    vectors = torch.randn(3, *loss.shape, generator=torch.manual_seed(1)).to(loss)
+    expected = [torch.autograd.grad(loss, scores, v, retain_graph=True)[0] for v in vectors]
+    (batched,) = torch.autograd.grad(
+        loss, scores, vectors, is_grads_batched=True, retain_graph=True
+    )
+    mapped = torch.func.vmap(lambda v: torch.autograd.grad(loss, scores, v, retain_graph=True)[0])
+    for result in (batched, mapped(vectors)):
+        torch.testing.assert_close(result, torch.stack(expected), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_jacobian(vectorize: bool) -> None:
+    case = make_case(68, 12, labels=4, dtype=torch.float64)
+    rest = case.arguments()[1:]
+    ours, expected = (
+        torch.autograd.functional.jacobian(
+            lambda x, loss=loss: loss(x.log_softmax(-1), *rest, "none"),
+            case.scores,
+            vectorize=vectorize,
+        )
+        for loss in (fastctc.ctc_loss, torch.nn.functional.ctc_loss)
+    )
+    assert ours.shape == (4, *case.scores.shape)
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+@pytest.mark.parametrize("create_graph", [True, False])
+def test_scores_changed_in_place_are_noticed(
+    dtype: torch.dtype, scale: float, create_graph: bool
+) -> None:
+    case = make_case(69, dtype=dtype)
+    leaf = case.scores.requires_grad_()
+    scores = leaf * 1
+    loss = loss_of(case, scores, from_logits=True)
+    scores.add_(1)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(
+                loss,
+                leaf,
+                torch.full_like(loss, scale),
+                create_graph=create_graph,
+                retain_graph=True,
+            )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_lazily_negated_grad_out(dtype: torch.dtype, reduction: str) -> None:
+    case = make_case(49, dtype=dtype)
+    scores = case.scores.requires_grad_()
+    loss = loss_of(case, scores, reduction=reduction, from_logits=True)
+    scale = torch.tensor([0.7, -1.3, 0.2, 2.5]) if reduction == "none" else torch.tensor(0.7)
+    scale = scale.to(loss)
+    negated = torch._neg_view(scale)
+    assert negated.is_neg()
+    (expected,) = torch.autograd.grad(loss, scores, -scale, retain_graph=True)
+    for _ in range(2):  # from the gradient at hand, and from a recomputation
+        (grad,) = torch.autograd.grad(loss, scores, negated, retain_graph=True)
+        torch.testing.assert_close(grad, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("scale", [3.1, 0.3])
+def test_bfloat16_gradient_is_the_float32_one_rounded_once(cpu_target: str, scale: float) -> None:
+    case = make_case(48, 80, 8, 40, 20, dtype=torch.bfloat16)
+    grad_out = torch.tensor(scale)
+    _, grad = ours(case, grad_out, from_logits=True, reduction="sum")
+    wide = case.with_scores(case.scores.detach().float())
+    _, exact = ours(wide, grad_out, from_logits=True, reduction="sum")
+    _, unscaled = ours(wide, from_logits=True, reduction="sum")
+    twice = (unscaled.bfloat16() * scale).bfloat16()
+    # The order of a float32 sum may move a value across the middle of two neighbours, rarely.
+    assert (grad != exact.bfloat16()).double().mean() < 1e-3
+    assert (twice != exact.bfloat16()).double().mean() > 0.05

@@ -181,3 +181,60 @@ def test_tensor_classes_keep_their_class() -> None:
     assert torch.equal(loss.detach().as_subclass(torch.Tensor), expected_loss)
     (grad,) = torch.autograd.grad(loss, scores)
     torch.testing.assert_close(grad.as_subclass(torch.Tensor), expected_grad)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("patched", [False, True])
+def test_torch_jit_traces_the_operator(patched: bool) -> None:
+    case = make_case(83)
+    rest = case.arguments()[1:4]
+
+    def loss(scores: torch.Tensor) -> torch.Tensor:
+        function = torch.nn.functional.ctc_loss if patched else fastctc.ctc_loss
+        return function(scores, *rest) * 2
+
+    patch = fastctc.patch_torch()
+    try:
+        traced = torch.jit.trace(loss, (case.scores,))
+    finally:
+        patch.undo()
+    assert "fastctc::ctc_loss" in str(traced.graph)
+    other = make_case(84).scores.requires_grad_()
+    expected = fastctc.ctc_loss(other, *rest) * 2
+    for _ in range(2):
+        torch.testing.assert_close(traced(other), expected, rtol=0, atol=0)
+    torch.testing.assert_close(
+        torch.autograd.grad(traced(other), other), torch.autograd.grad(expected, other)
+    )
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda g: g.double(), "grad_out must have the dtype of the loss, torch.float32"),
+        (lambda g: g.reshape(-1)[:0], r"grad_out must have the shape of the loss, \(4?,?\), got"),
+        (lambda g: g.expand(3, *g.shape), "grad_out must have the shape of the loss"),
+        (lambda g: g.to("meta"), "grad_out must be on the device of the loss, cpu, .* meta"),
+    ],
+)
+def test_operator_checks_grad_out(reduction: str, spoil: Any, sentence: str) -> None:
+    arguments = operator_arguments(make_case(85), reduction=reduction)
+    grad_out = torch.ones(4 if reduction == "none" else ())
+    backward = torch.ops.fastctc.ctc_loss_backward
+    assert backward(grad_out, *arguments).isfinite().all()
+    with pytest.raises(RuntimeError, match=sentence):
+        backward(spoil(grad_out), *arguments)
+
+
+@pytest.mark.parametrize("number", [-1, 3, 2**40])
+def test_operators_check_the_number_of_the_reduction(number: int) -> None:
+    case = make_case(86)
+    arguments = [*operator_arguments(case)]
+    arguments[5] = number
+    for scores in (case.scores, case.scores.to("meta")):
+        arguments[0] = scores
+        with pytest.raises(ValueError, match=f"reduction must be 0 .* got {number}"):
+            torch.ops.fastctc.ctc_loss(*arguments)
+        with pytest.raises(ValueError, match=f"reduction must be 0 .* got {number}"):
+            torch.ops.fastctc.ctc_loss_backward(torch.ones(()).to(scores), *arguments)

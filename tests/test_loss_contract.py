@@ -271,6 +271,26 @@ def test_names_the_row_of_a_label_outside_the_alphabet(
             ValueError,
             r"target_lengths\[0\] is 2, above max_target_length=1",
         ),
+        (
+            {"targets": TARGETS.to_sparse()},
+            RuntimeError,
+            "targets must be a dense tensor, got one of layout torch.sparse_coo",
+        ),
+        (
+            {"targets": TARGETS.int().to_sparse()},
+            RuntimeError,
+            "targets must be a dense tensor, got one of layout torch.sparse_coo",
+        ),
+        (
+            {"input_lengths": FRAME_COUNTS.to_sparse()},
+            RuntimeError,
+            "input_lengths must be a dense tensor, got one of layout torch.sparse_coo",
+        ),
+        (
+            {"target_lengths": LABEL_COUNTS.int().to_sparse()},
+            RuntimeError,
+            "target_lengths must be a dense tensor, got one of layout torch.sparse_coo",
+        ),
         ({"max_target_length": 2.0}, TypeError, "max_target_length must be an int, got float"),
         ({"log_probs": LOG_PROBS.to_sparse()}, NotImplementedError, "layout torch.strided"),
         (
@@ -285,6 +305,28 @@ def test_refuses_what_only_it_knows(
 ) -> None:
     with pytest.raises(kind, match=sentence):
         fastctc.ctc_loss(**GOOD | options)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_refuses_nested_targets(layout: torch.layout) -> None:
+    nested = torch.nested.nested_tensor([longs(1, 2), longs(2)], layout=layout)
+    with pytest.raises(RuntimeError, match="targets must be a dense tensor, got a nested tensor"):
+        fastctc.ctc_loss(**GOOD | {"targets": nested})
+
+
+def test_names_a_late_row_of_a_large_batch(cpu_target: str) -> None:
+    targets = torch.ones(24, 2, dtype=torch.int64)
+    targets[20, 1] = CLASSES
+    arguments = {
+        "log_probs": LOG_PROBS[:, :1].expand(-1, 24, -1),
+        "targets": targets,
+        "input_lengths": torch.full((24,), FRAMES),
+        "target_lengths": torch.full((24,), 2),
+    }
+    for given in (targets, targets.flatten()):
+        with pytest.raises(IndexError, match=f"label {CLASSES} at position 1 of row 20 "):
+            fastctc.ctc_loss(**arguments | {"targets": given})
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -345,7 +387,15 @@ def test_module_passes_its_options_on() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"reduction": "average"}, {"grad": "exact"}, {"from_logits": "yes"}]
+    "options",
+    [
+        {"reduction": "average"},
+        {"grad": "exact"},
+        {"from_logits": "yes"},
+        {"max_target_length": 2.0},
+        {"max_target_length": "2"},
+        {"max_target_length": True},
+    ],
 )
 def test_module_checks_its_options_when_made(options: dict[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError)):

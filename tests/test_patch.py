@@ -199,3 +199,21 @@ def test_wrapper_made_before_is_put_back(calls: list[int]) -> None:
         assert F.ctc_loss is wrapper
     finally:
         F.ctc_loss = TORCH_FUNCTIONAL
+
+
+def test_transforms_that_are_not_served_go_to_torch(calls: list[int]) -> None:
+    scores, rest = ARGUMENTS[0], ARGUMENTS[1:]
+
+    def way(function: Callable[..., torch.Tensor]) -> torch.Tensor:
+        return torch.func.grad(lambda x: function(x, *rest).sum())(scores)
+
+    expected = way(TORCH_FUNCTIONAL), way(TORCH_BUILTIN)
+    with fastctc.patch_torch():
+        result = way(F.ctc_loss), way(torch.ctc_loss)
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(scores, torch.ones_like(scores))
+            for function in (F.ctc_loss, torch.ctc_loss):
+                with pytest.raises(NotImplementedError, match="forward AD with _ctc_loss"):
+                    function(dual, *rest)
+    torch.testing.assert_close(result, expected, rtol=0, atol=0)
+    assert not calls
