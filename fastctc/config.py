@@ -4,8 +4,8 @@
     Raise for lengths and labels that are out of range and live on a GPU, at the cost of waiting for
     the GPU. What lives on the host is always checked, whatever this says.
 ``max_workspace_mb`` (int, 256, ``FASTCTC_MAX_WORKSPACE_MB``)
-    Most MiB of stored lattice for one call, over all its threads. A lattice that needs more is kept
-    in checkpoints and computed a second time, which costs about one more forward pass.
+    A threshold in MiB, not a cap, for one call over all its threads: stored forward probabilities
+    above this are kept as checkpoints and recomputed, which costs about one more forward pass.
 
 Set one by assignment, ``fastctc.config.max_workspace_mb = 64``, or through its environment
 variable, which is read when the switch is first needed. Assignment wins over the variable. A value
