@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from loss_cases import make_case, oracle, torch_float64
+from loss_cases import Case, make_case, oracle, torch_float64
 
 from fastctc import reference
 from fastctc.reference import _binding
@@ -83,6 +83,59 @@ def test_grad_out_stays_off_padding() -> None:
     length = int(case.input_lengths[1])
     assert not scaled[:length, 1].isfinite().any()
     assert torch.equal(scaled[length:, 1], torch.zeros_like(scaled[length:, 1]))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("zero_infinity", [True, False])
+@pytest.mark.parametrize(
+    ("frame", "class_"),
+    [(3, 2), (3, 1), (3, 0), (0, 1), (0, 0), (8, 3), (8, 0)],  # what paths of [1, 2, 3] read
+)
+def test_bad_score_that_a_path_reads(
+    bad: float, zero_infinity: bool, frame: int, class_: int
+) -> None:
+    case = one_bad_score(bad, frame, class_)
+    options = {"reduction": "none", "zero_infinity": zero_infinity}
+    loss, grad = oracle(case, **options)
+    expected_loss, expected_grad = torch_float64(case, **options)
+    assert loss[0].isnan()
+    torch.testing.assert_close(
+        (loss, grad), (expected_loss, expected_grad), rtol=1e-12, atol=1e-12, equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("frame", "class_"),
+    # A class that is no label, labels that cannot have come yet, labels that it is too late for.
+    [(0, 4), (5, 4), (8, 4), (0, 2), (0, 3), (8, 1), (8, 2), (7, 1)],
+)
+def test_bad_score_that_no_path_reads(bad: float, frame: int, class_: int) -> None:
+    case = one_bad_score(bad, frame, class_)
+    loss, grad = oracle(case, reduction="none")
+    expected_loss, expected_grad = torch_float64(case, reduction="none")
+    assert loss.isfinite().all()
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-12, atol=1e-12)
+    case.scores[frame, 0, class_] = -30.0
+    elsewhere = torch.ones(grad.shape, dtype=torch.bool)
+    elsewhere[frame, 0, class_] = False
+    _, clean = oracle(case, reduction="none")
+    torch.testing.assert_close(grad[elsewhere], clean[elsewhere], rtol=0, atol=1e-12)
+    assert not grad[frame, 0, class_].isfinite()
+    # torch lets the other ones spread over its gradient, and makes NaN of inf.
+    if class_ == 4 or (frame == 0 and math.isnan(bad)):
+        torch.testing.assert_close(grad, expected_grad, rtol=0, atol=1e-12, equal_nan=True)
+
+
+def one_bad_score(bad: float, frame: int, class_: int) -> Case:
+    """Two rows of log-probabilities, one of them with a bad value among its 9 frames."""
+    case = make_case(303, 10, 2, 5, 3, dtype=torch.float64)
+    case.scores = case.scores.log_softmax(-1)
+    case.targets[:] = torch.tensor([1, 2, 3])
+    case.input_lengths[:] = torch.tensor([9, 10])
+    case.target_lengths[:] = 3
+    case.scores[frame, 0, class_] = bad
+    return case
 
 
 @pytest.mark.parametrize(

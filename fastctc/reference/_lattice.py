@@ -56,16 +56,6 @@ def log_softmax(scores: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def is_poisoned(log_probs: np.ndarray) -> bool:
-    """Whether any value is NaN or +inf, so that the row has no loss."""
-    for t in range(log_probs.shape[0]):
-        for c in range(log_probs.shape[1]):
-            if not log_probs[t, c] < np.inf:
-                return True
-    return False
-
-
-@compiled
 def with_blanks(labels: np.ndarray, blank: int) -> np.ndarray:
     """The states of the lattice: a blank before, between and after the labels."""
     states = np.full(2 * labels.size + 1, blank, dtype=np.int64)
@@ -80,13 +70,37 @@ def can_skip(states: np.ndarray, s: int) -> bool:
 
 
 @compiled
-def forward(log_probs: np.ndarray, states: np.ndarray) -> np.ndarray:
-    """alpha[t, s]: log-probability of all path beginnings that are in state s at frame t."""
+def emissions(log_probs: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """(T, states) log-probabilities, -inf for a state too far from the beginning or the end.
+
+    No path reads those, so that a NaN or +inf among them says nothing about the row.
+    """
     frames = log_probs.shape[0]
+    count = states.size
+    result = np.full((frames, count), NEG_INF)
+    for t in range(frames):
+        # A path moves on by two states a frame at most.
+        for s in range(max(0, count - 2 - 2 * (frames - 1 - t)), min(count, 2 * t + 2)):
+            result[t, s] = log_probs[t, states[s]]
+    return result
+
+
+@compiled
+def is_poisoned(emitted: np.ndarray) -> bool:
+    """Whether any value is NaN or +inf, so that the row has no loss."""
+    for t in range(emitted.shape[0]):
+        for s in range(emitted.shape[1]):
+            if not emitted[t, s] < np.inf:
+                return True
+    return False
+
+
+@compiled
+def forward(emitted: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """alpha[t, s]: log-probability of all path beginnings that are in state s at frame t."""
+    frames = emitted.shape[0]
     alpha = np.full((frames, states.size), NEG_INF)
-    alpha[0, 0] = log_probs[0, states[0]]
-    if states.size > 1:
-        alpha[0, 1] = log_probs[0, states[1]]
+    alpha[0, :2] = emitted[0, :2]
     for t in range(1, frames):
         for s in range(states.size):
             total = alpha[t - 1, s]
@@ -94,31 +108,35 @@ def forward(log_probs: np.ndarray, states: np.ndarray) -> np.ndarray:
                 total = log_add(total, alpha[t - 1, s - 1])
             if can_skip(states, s):
                 total = log_add(total, alpha[t - 1, s - 2])
-            alpha[t, s] = total + log_probs[t, states[s]]
+            alpha[t, s] = total + emitted[t, s]
     return alpha
 
 
 @compiled
-def backward_step(beta: np.ndarray, frame: np.ndarray, states: np.ndarray) -> np.ndarray:
-    """One frame back: `beta` belongs to the frame whose log-probabilities are `frame`."""
+def backward_step(beta: np.ndarray, emitted: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """One frame back: `beta` belongs to the frame in which the states emit `emitted`."""
     result = np.empty_like(beta)
     count = states.size
     for s in range(count):
-        total = beta[s] + frame[states[s]]
+        total = beta[s] + emitted[s]
         if s + 1 < count:
-            total = log_add(total, beta[s + 1] + frame[states[s + 1]])
+            total = log_add(total, beta[s + 1] + emitted[s + 1])
         if s + 2 < count and can_skip(states, s + 2):
-            total = log_add(total, beta[s + 2] + frame[states[s + 2]])
+            total = log_add(total, beta[s + 2] + emitted[s + 2])
         result[s] = total
     return result
 
 
 @compiled
 def occupancy(
-    log_probs: np.ndarray, states: np.ndarray, alpha: np.ndarray, log_likelihood: float
+    emitted: np.ndarray,
+    states: np.ndarray,
+    alpha: np.ndarray,
+    log_likelihood: float,
+    classes: int,
 ) -> np.ndarray:
     """(T, C) probability that a path of the target emits class c at frame t."""
-    frames, classes = log_probs.shape
+    frames = emitted.shape[0]
     posterior = np.zeros((frames, classes))
     # beta[s] leaves out the emission of its own frame, so that alpha + beta counts it once.
     beta = np.full(states.size, NEG_INF)
@@ -129,7 +147,7 @@ def occupancy(
         for s in range(states.size):
             posterior[t, states[s]] += np.exp(alpha[t, s] + beta[s] - log_likelihood)
         if t > 0:
-            beta = backward_step(beta, log_probs[t], states)
+            beta = backward_step(beta, emitted[t], states)
     return posterior
 
 
@@ -144,16 +162,18 @@ def utterance(
 ) -> tuple[float, np.ndarray]:
     """Loss and (T, C) gradient of one utterance whose (T, C) scores are all valid frames.
 
-    Where no path can spell the labels the loss is inf and the gradient NaN.
+    Where no path can spell the labels the loss is inf and the gradient NaN. Both are NaN where a
+    path would read a NaN or +inf.
     """
     frames, classes = scores.shape
     if frames == 0:
         return (0.0 if labels.size == 0 else np.inf), np.zeros((0, classes))
     log_probs = log_softmax(scores) if from_logits else scores
-    if is_poisoned(log_probs):
-        return np.nan, np.full((frames, classes), np.nan)
     states = with_blanks(labels, blank)
-    alpha = forward(log_probs, states)
+    emitted = emissions(log_probs, states)
+    if is_poisoned(emitted):
+        return np.nan, np.full((frames, classes), np.nan)
+    alpha = forward(emitted, states)
     log_likelihood = alpha[frames - 1, states.size - 1]
     if states.size > 1:
         log_likelihood = log_add(log_likelihood, alpha[frames - 1, states.size - 2])
@@ -161,7 +181,7 @@ def utterance(
         return np.inf, np.full((frames, classes), np.nan)
     if not want_grad:
         return -log_likelihood, np.zeros((0, classes))
-    gradient = -occupancy(log_probs, states, alpha, log_likelihood)
+    gradient = -occupancy(emitted, states, alpha, log_likelihood, classes)
     if from_logits or not true_grad:
         gradient += np.exp(log_probs)
     return -log_likelihood, gradient
