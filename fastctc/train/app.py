@@ -85,6 +85,8 @@ class TrainCLI(LightningCLI):
                 "early_stopping.monitor": "val/cer",
                 "early_stopping.patience": 20,
                 "early_stopping.strict": False,
+                # The error rate is NaN where all validation texts are empty, whatever the weights.
+                "early_stopping.check_finite": False,
                 "checkpoint.monitor": "val/cer",
                 "checkpoint.filename": Path(BEST).stem,
                 "checkpoint.enable_version_counter": False,

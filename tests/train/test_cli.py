@@ -128,6 +128,29 @@ def test_fit_on_a_manifest_with_worker_processes() -> None:
     assert _checkpoint(folder)["global_step"] == 2
 
 
+def test_empty_texts_are_legal_and_utterances_left_out_are_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    soundfile.write("a.wav", FormantCorpus("train", 1)[0].audio, 16_000)
+    lines = [json.dumps({"audio": "a.wav", "text": ""})] * 4
+    lines += [json.dumps({"audio": "a.wav", "text": "long", "duration": 99})] * 4
+    Path("train.jsonl").write_text("\n".join(lines))
+    Path("silence.jsonl").write_text("\n".join(lines[:4]))
+    data = ["--data.train", "[train.jsonl]", "--data.validation", "[silence.jsonl]"]
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        _run("fit", "--config", "tiny.yaml", *data, "--trainer.max_epochs", "2")
+    assert [str(w.message) for w in seen if issubclass(w.category, UserWarning)] == []
+    (folder,) = _folders()
+    assert _checkpoint(folder)["global_step"] == 4  # two buckets, two epochs
+    out = capsys.readouterr().out
+    assert (
+        "train: 4 of 8 utterances left out, they do not last 0.2 to 35.0 s: train.jsonl:5 (a.wav), "
+        "train.jsonl:6 (a.wav), train.jsonl:7 (a.wav), ..."
+    ) in out
+    assert "CER -" in out
+
+
 def test_a_run_resumed_between_epochs_ends_as_one_that_ran_through() -> None:
     keep = ["--checkpoint.save_top_k=-1", "--checkpoint.filename={epoch}"]
     _run("fit", "--config", "tiny.yaml", *keep)
