@@ -22,8 +22,9 @@ from benchmarks.peers import OURS, PEERS, Prepared
 from benchmarks.rows import Row
 from benchmarks.shapes import FIXED_COST, QUICK_WORKLOADS, WORKLOADS, Shape, make_case
 
-# Seconds that the rounds of a row should take, and how many there are at least and at most.
-BUDGET = 1.5
+# Seconds that the timed half of a row's rounds should take, and how many there are at least and at
+# most.
+BUDGET = 1.0
 FEWEST_ROUNDS = 5
 FEWEST_ROUNDS_OF_SLOW = 3  # where a single round takes longer than half the budget
 MOST_ROUNDS = 41
@@ -34,11 +35,6 @@ QUICK_ROUNDS = 3
 PAUSE = 0.01
 
 FIXED_COST_CALLS = 200
-
-# Virtual machines may give freed memory back to their host within milliseconds, and getting it
-# again can take several times as long as the loss. From this size of the gradient on, each side
-# makes an untimed call first, so that it meets the memory that a loop of its own would meet.
-REHEARSE_FROM_BYTES = 32 * 2**20
 
 # Two contenders that disagree by more than this are not computing the same thing. float32
 # rounding in torch's log-space lattice alone reaches a few 1e-6 of the loss, and several percent
@@ -136,7 +132,7 @@ def test_speed(benchmark: Any, row: Row, quick: bool, threads: int, cpu_target: 
         theirs.step,
         rounds=rounds_for(ours, theirs, quick),
         pause=PAUSE if threads > 1 else 0.0,
-        rehearse=case.shape.gradient_bytes >= REHEARSE_FROM_BYTES,
+        rehearse=True,
     )
     benchmark.group = f"{row.subject} {row.scores} {row.mode}"
     benchmark.extra_info.update(describe(row, quick, cpu_target, case.shape) | figures(samples))
@@ -152,7 +148,7 @@ def test_scaling(benchmark: Any, row: Row, quick: bool, threads: int, cpu_target
         ours.step,
         ours.step,
         rounds=rounds_for(ours, ours, quick),
-        pause=PAUSE,
+        rehearse=True,
         before_ours=lambda: torch.set_num_threads(threads),
         before_peer=lambda: torch.set_num_threads(1),
     )

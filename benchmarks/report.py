@@ -120,13 +120,10 @@ def _speed_order(row: Row) -> tuple[Any, ...]:
 
 
 def _first_calls(row: Row) -> str:
-    """What the calls took that a row leaves out because they had to fetch memory anew."""
-    ours, peer = (
-        number(statistics.median(row[f"{side}_rehearsals_s"]) * 1e3) for side in ("ours", "peer")
-    )
-    return (
-        f"{row['workload']}: each timed call follows an untimed one of the same side, for which "
-        f"memory may have to come from the host. Those took {ours} ms and {peer} ms."
+    """What the untimed calls before the timed ones took, which had to fetch memory anew."""
+    return " / ".join(
+        number(statistics.median(seconds) * 1e3) if seconds else "-"
+        for seconds in (row.get("ours_rehearsals_s"), row.get("peer_rehearsals_s"))
     )
 
 
@@ -145,6 +142,7 @@ def speed_section(rows: list[Row]) -> str:
                 number(row["ratio"]),
                 f"{number(row['ratio_low'])} - {number(row['ratio_high'])}",
                 str(row["rounds"]),
+                _first_calls(row),
                 _limit(row),
                 _verdict(row),
             )
@@ -153,8 +151,8 @@ def speed_section(rows: list[Row]) -> str:
         peer = title.rpartition("against ")[2] if "against" in title else "torch"
         head = ("", "T, N, C, S", "fastctc, ms", f"{peer}, ms", "times as fast")
         parts.append(f"### {title}")
-        parts.append(table((*head, "quartiles", "rounds", "target", ""), lines, 2))
-        parts += [_first_calls(row) for row in shown if row.get("ours_rehearsals_s")]
+        columns = (*head, "quartiles", "rounds", "untimed first calls, ms", "target", "")
+        parts.append(table(columns, lines, 2))
     return "\n\n".join(parts)
 
 
