@@ -95,11 +95,10 @@ class Batch {
     for (int64_t n = 0; n < p_.N; ++n)
       if (feasible(n)) bytes = std::max(bytes, kernels_.workspace_bytes(int(p_.dtype), utterance(n)));
     std::vector<Workspace> workspaces = take_workspaces(threads_, bytes);
-    std::atomic<int> joined{0};
     std::atomic<int64_t> next{0};
-    run_on_threads(threads_, [&] {
+    run_on_threads(threads_, [&](int thread) {
       const FlushDenormals flush;
-      void* workspace = workspaces[joined++].data();
+      void* workspace = workspaces[size_t(thread)].data();
       for (int64_t i; (i = next.fetch_add(chunk_)) < p_.N;)
         for (int64_t k = i; k < std::min(i + chunk_, p_.N); ++k) run_row(order_[k], workspace);
     });

@@ -1,6 +1,7 @@
 #include "thread_pool.h"
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -18,29 +19,40 @@ class Pool {
  public:
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
 
-  void run(int helpers, const std::function<void()>& work) {
+  void run(int helpers, const std::function<void(int)>& work) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       grow(helpers);
       if (helpers > size_) helpers = size_;
       work_ = &work;
-      wanted_ = running_ = helpers;
+      wanted_ = helpers_ = helpers;
+      running_.store(helpers, std::memory_order_relaxed);
     }
     if (helpers > 0) start_.notify_all();
-    work();
+    work(0);
     std::unique_lock<std::mutex> lock(mutex_);
     // helpers that have not woken up by now have nothing left to do
-    running_ -= wanted_;
+    running_.fetch_sub(wanted_, std::memory_order_relaxed);
     wanted_ = 0;
-    done_.wait(lock, [this] { return running_ == 0; });
+    lock.unlock();
+    wait_awake();
+    lock.lock();
+    done_.wait(lock, [this] { return running_.load(std::memory_order_relaxed) == 0; });
     work_ = nullptr;
   }
 
  private:
+  // Being put to sleep and woken takes 40 us, about as long as the helpers, woken late, usually still need.
+  void wait_awake() const {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(200);
+    while (running_.load(std::memory_order_relaxed) > 0 && std::chrono::steady_clock::now() < end)
+      std::this_thread::yield();
+  }
+
   void grow(int helpers) {
     while (size_ < helpers) {
       try {
-        std::thread([this] { serve(); }).detach();
+        std::thread([this, index = size_ + 1] { serve(index); }).detach();
       } catch (const std::exception&) {  // no thread or no memory to be had: fewer serve
         return;
       }
@@ -48,25 +60,26 @@ class Pool {
     }
   }
 
-  void serve() {
+  void serve(int index) {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
-      start_.wait(lock, [this] { return wanted_ > 0; });
+      start_.wait(lock, [&] { return wanted_ > 0 && index <= helpers_; });
       --wanted_;
-      const std::function<void()>& work = *work_;
+      const std::function<void(int)>& work = *work_;
       lock.unlock();
-      work();
+      work(index);
       lock.lock();
-      if (--running_ == 0) done_.notify_one();
+      if (running_.fetch_sub(1, std::memory_order_relaxed) == 1) done_.notify_one();
     }
   }
 
   std::mutex mutex_;
   std::condition_variable start_, done_;
-  const std::function<void()>* work_ = nullptr;
-  int size_ = 0;     // threads there are
-  int wanted_ = 0;   // helpers still to join the current work
-  int running_ = 0;  // helpers wanted or at work
+  const std::function<void(int)>* work_ = nullptr;
+  int size_ = 0;                 // threads there are
+  int helpers_ = 0;              // how many of them, from the first on, may join the current work
+  int wanted_ = 0;               // helpers still to join it
+  std::atomic<int> running_{0};  // helpers wanted or at work; changed under the mutex
 };
 
 // Never destroyed: its threads sleep until the process ends. A forked child has none of them and starts over with a
@@ -88,10 +101,10 @@ const int fork_handler = pthread_atfork(nullptr, nullptr, [] { the_pool.store(nu
 
 }  // namespace
 
-void run_on_threads(int threads, const std::function<void()>& work) {
-  if (threads <= 1) return work();
+void run_on_threads(int threads, const std::function<void(int)>& work) {
+  if (threads <= 1) return work(0);
   Pool* p = pool();
-  if (p->busy.test_and_set(std::memory_order_acquire)) return work();
+  if (p->busy.test_and_set(std::memory_order_acquire)) return work(0);
   p->run(threads - 1, work);
   p->busy.clear(std::memory_order_release);
 }

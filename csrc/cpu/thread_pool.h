@@ -5,9 +5,9 @@
 
 namespace fastctc {
 
-// Calls work() on the calling thread and on up to `threads` - 1 others, and returns when all calls have. Each call is
-// expected to draw its share from a common counter. Where the pool is at work for another caller, or threads cannot be
-// had, the calling thread does it all. work() must not throw.
-void run_on_threads(int threads, const std::function<void()>& work);
+// Calls work(k) on the calling thread, with k = 0, and on up to `threads` - 1 others, with a different k > 0 for each,
+// and returns when all calls have. Each call is expected to draw its share from a common counter. Where the pool is at
+// work for another caller, or threads cannot be had, the calling thread does it all. work() must not throw.
+void run_on_threads(int threads, const std::function<void(int)>& work);
 
 }  // namespace fastctc
