@@ -140,8 +140,8 @@ struct Lattice {
       kept_m = carve.take<Scalar>(segment_blocks * kBlock * width);
       kept_e = carve.take<Exp>(segment_blocks * kBlock * width);
       block_bits = carve.take<int64_t>(blocks);
-      saved_m = carve.take<Scalar>(segments() * 2 * width);
-      saved_e = carve.take<Exp>(segments() * 2 * width);
+      saved_m = carve.take<Scalar>((segments() - 1) * 2 * width);
+      saved_e = carve.take<Exp>((segments() - 1) * 2 * width);
       class_sum = carve.take<Scalar>(dense ? at_least(u.C, W) * W : u.C);
     }
     return carve.used;

@@ -104,7 +104,7 @@ struct Run {
     const int64_t segments = lattice.segments(), stride = lattice.segment_blocks;
     for (int64_t k = 0; k < lattice.blocks; ++k) {
       const int64_t segment = k / stride;
-      if (u.grad && k % stride == 0) save(segment);
+      if (u.grad && k % stride == 0 && segment < segments - 1) save(segment);
       if (!read(k)) {
         u.loss = not_a_number();
         if (u.grad) fill_gradient<S, X>(u, u.loss);

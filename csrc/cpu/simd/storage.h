@@ -70,27 +70,34 @@ FASTCTC_INLINE void from_scalar(float x, Float16& out) {
   out.bits = (uint16_t)(sign | half);
 }
 
+// float16 or bfloat16 lanes to float
+#ifdef __AVX512F__
+template <class X>
+FASTCTC_INLINE __m512 widen(__m256i raw) {
+  if constexpr (IsFloat16<X>::value)
+    return _mm512_cvtph_ps(raw);
+  else
+    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16);
+}
+#elif defined(__AVX2__)
+template <class X>
+FASTCTC_INLINE __m256 widen(__m128i raw) {
+  if constexpr (IsFloat16<X>::value)
+    return _mm256_cvtph_ps(raw);
+  else
+    return (__m256)_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16);
+}
+#endif
+
 template <class S, class X>
 FASTCTC_INLINE typename S::F load_as(const X* p) {
   if constexpr (sizeof(X) == sizeof(typename S::Scalar)) {
     return S::load(p);
   } else {
 #ifdef __AVX512F__
-    if constexpr (S::W == 16) {
-      const __m256i raw = _mm256_loadu_si256((const __m256i*)p);
-      if constexpr (IsFloat16<X>::value)
-        return (typename S::F)_mm512_cvtph_ps(raw);
-      else
-        return (typename S::F)_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16);
-    }
+    if constexpr (S::W == 16) return (typename S::F)widen<X>(_mm256_loadu_si256((const __m256i*)p));
 #elif defined(__AVX2__)
-    if constexpr (S::W == 8) {
-      const __m128i raw = _mm_loadu_si128((const __m128i*)p);
-      if constexpr (IsFloat16<X>::value)
-        return (typename S::F)_mm256_cvtph_ps(raw);
-      else
-        return (typename S::F)_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16);
-    }
+    if constexpr (S::W == 8) return (typename S::F)widen<X>(_mm_loadu_si128((const __m128i*)p));
 #endif
     typename S::Scalar lanes[S::W];
     for (int i = 0; i < S::W; ++i) lanes[i] = to_scalar(p[i]);
@@ -159,12 +166,7 @@ FASTCTC_INLINE typename S::F load_part(const X* p, int64_t n, typename S::Scalar
   if constexpr (S::W == 16) {
     const __mmask16 known = (__mmask16)((1u << n) - 1);
     if constexpr (sizeof(X) == 4) return (typename S::F)_mm512_mask_loadu_ps(_mm512_set1_ps(fill), known, p);
-    const __m256i raw = _mm256_maskz_loadu_epi16(known, p);
-    if constexpr (IsFloat16<X>::value)
-      return (typename S::F)_mm512_mask_cvtph_ps(_mm512_set1_ps(fill), known, raw);
-    else
-      return (typename S::F)_mm512_mask_slli_epi32((__m512i)_mm512_set1_ps(fill), known, _mm512_cvtepu16_epi32(raw),
-                                                   16);
+    return (typename S::F)_mm512_mask_mov_ps(_mm512_set1_ps(fill), known, widen<X>(_mm256_maskz_loadu_epi16(known, p)));
   }
 #elif defined(__AVX2__)
   if constexpr (S::W == 8 && sizeof(X) == 4) {
