@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import operator
 import warnings
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -39,7 +40,8 @@ SCALAR_TYPES = {
     torch.complex64: "ComplexFloat",
     torch.complex128: "ComplexDouble",
 }
-WHILE_CHECKING = "(while checking arguments for ctc_loss_allocate_outputs)"
+TENSORS = ("log_probs", "targets", "input_lengths", "target_lengths")
+HALF = frozenset({torch.float16, torch.bfloat16})
 
 
 class Options(NamedTuple):
@@ -51,6 +53,19 @@ class Options(NamedTuple):
     from_logits: bool
     batch_first: bool
     true_grad: bool
+
+
+class Bounds(NamedTuple):
+    """What a workspace is sized by, where it has to be had before the lengths can be seen."""
+
+    max_labels: int
+    total_labels: int
+
+
+# Targets and lengths in int64, contiguous, where the kernel reads them.
+Placed = tuple[Tensor, Tensor, Tensor, Bounds | None]
+# Takes the targets, both lengths, and the numbers of frames, rows and classes.
+Place = Callable[[Tensor, Tensor, Tensor, int, int, int], Placed]
 
 
 class Problem(NamedTuple):
@@ -65,6 +80,18 @@ class Problem(NamedTuple):
     loss_shape: tuple[int, ...]
     grad_strides: tuple[int, int]
     options: Options
+    bounds: Bounds | None
+
+
+def loss_dtype(scores_dtype: torch.dtype) -> torch.dtype:
+    """Losses of half precision scores are float32."""
+    return torch.float32 if scores_dtype in HALF else scores_dtype
+
+
+def while_checking(device: torch.device) -> str:
+    """The end of torch's sentences about sizes and lengths."""
+    where = "allocate_outputs" if device.type == "cpu" else "gpu"
+    return f"(while checking arguments for ctc_loss_{where})"
 
 
 def check_options(
@@ -178,13 +205,6 @@ def host_integers(name: str, values: Tensor) -> Tensor:
     return values.detach().to(device="cpu", dtype=torch.int64).contiguous()
 
 
-def host_lengths(name: str, lengths: Tensor, batch: int) -> Tensor:
-    """Lengths as contiguous int64 values on the host, one for each row."""
-    if lengths.numel() != batch:
-        raise RuntimeError(f"{name} must be of size batch_size")
-    return host_integers(name, lengths)
-
-
 def check_reduction_number(reduction: int) -> None:
     """Raise for a number that stands for no reduction."""
     if reduction not in (0, 1, 2):
@@ -211,28 +231,25 @@ def check_grad_out(
 
 def check_scores(log_probs: Tensor) -> None:
     """Raise for scores that no kernel takes, in torch's order of checks."""
-    if not log_probs.is_cpu:
-        raise NotImplementedError(
-            f"fastctc.ctc_loss serves tensors on cpu, and log_probs is on {log_probs.device}"
-        )
+    device = log_probs.device
     if log_probs.layout is not torch.strided:
         raise NotImplementedError(
             f"log_probs must be a dense tensor (layout torch.strided), got {log_probs.layout}"
         )
     if log_probs.dtype not in DTYPE_CODES:
         name = SCALAR_TYPES.get(log_probs.dtype, str(log_probs.dtype).removeprefix("torch."))
-        raise NotImplementedError(f"\"ctc_loss_cpu\" not implemented for '{name}'")
+        raise NotImplementedError(f"\"ctc_loss_{device.type}\" not implemented for '{name}'")
     if log_probs.numel() == 0:
         raise RuntimeError("log_probs tensor must not be empty")
     if log_probs.dim() not in (2, 3):
         raise RuntimeError(
             f"Expected 3-dimensional tensor, but got {log_probs.dim()}-dimensional tensor for "
-            f"argument #1 'log_probs' {WHILE_CHECKING}"
+            f"argument #1 'log_probs' {while_checking(device)}"
         )
 
 
-def dense_targets(targets: Tensor, batch: int) -> Tensor:
-    """Labels as int64 on the host, with adjacent labels of a row adjacent in memory."""
+def check_targets(targets: Tensor, batch: int, log_probs: Tensor) -> None:
+    """Raise for targets that are neither padded nor concatenated."""
     try:
         shape = targets.shape
     except RuntimeError:  # a nested tensor has none
@@ -241,14 +258,13 @@ def dense_targets(targets: Tensor, batch: int) -> Tensor:
     if not 1 <= len(shape) <= 2:
         raise RuntimeError(
             f"Expected 1 to 2 dimensions, but got {len(shape)}-dimensional tensor for "
-            f"argument #2 'targets' {WHILE_CHECKING}"
+            f"argument #2 'targets' {while_checking(log_probs.device)}"
         )
     if len(shape) == 2 and shape[0] != batch:
         raise RuntimeError(
             f"Expected tensor to have size {batch} at dimension 0, but got size {shape[0]} for "
-            f"argument #2 'targets' {WHILE_CHECKING}"
+            f"argument #2 'targets' {while_checking(log_probs.device)}"
         )
-    return host_integers("targets", targets)
 
 
 def prepare(
@@ -257,10 +273,12 @@ def prepare(
     input_lengths: Tensor,
     target_lengths: Tensor,
     options: Options,
+    place: Place,
 ) -> Problem:
     """Check the tensors' types and shapes, and lay them out for a kernel.
 
-    What a length or a label may be is the kernel's to check: see `raise_status`.
+    `place` brings targets and lengths to the kernel. What a length or a label may be is checked
+    there or by the kernel: see `raise_status`.
     """
     dtype = DTYPE_CODES.get(log_probs.dtype)
     try:
@@ -269,13 +287,7 @@ def prepare(
         check_dense("log_probs", log_probs)
         raise
     dims = len(shape)
-    if (
-        dtype is None
-        or not log_probs.is_cpu
-        or log_probs.layout is not torch.strided
-        or not 2 <= dims <= 3
-        or 0 in shape
-    ):
+    if dtype is None or log_probs.layout is not torch.strided or not 2 <= dims <= 3 or 0 in shape:
         check_scores(log_probs)
     if log_probs.is_neg():
         log_probs = log_probs.resolve_neg()
@@ -304,22 +316,29 @@ def prepare(
         raise RuntimeError("input_lengths must be integral")
     if target_lengths.dtype not in INTEGRAL:
         raise RuntimeError("target_lengths must be integral")
-    input_lengths = host_lengths("input_lengths", input_lengths, batch)
-    target_lengths = host_lengths("target_lengths", target_lengths, batch)
+    if input_lengths.numel() != batch:
+        raise RuntimeError("input_lengths must be of size batch_size")
+    if target_lengths.numel() != batch:
+        raise RuntimeError("target_lengths must be of size batch_size")
     if not 0 <= options.blank < classes:
         raise RuntimeError("blank must be in label range")
-    targets = dense_targets(targets, batch)
+    check_targets(targets, batch, log_probs)
+    targets, input_lengths, target_lengths, bounds = place(
+        targets, input_lengths, target_lengths, frames, batch, classes
+    )
     target_shape = targets.shape
     width = target_shape[-1]
     labels_at = targets.data_ptr()
     addresses = (
         log_probs.data_ptr(),
-        labels_at if labels_at or targets.numel() else 1,
+        labels_at or targets.numel() == 0,
         input_lengths.data_ptr(),
         target_lengths.data_ptr(),
     )
     if 0 in addresses:
-        raise_without_memory(addresses, (log_probs, targets, input_lengths, target_lengths))
+        tensors = (log_probs, targets, input_lengths, target_lengths)
+        index = addresses.index(0)
+        raise_without_memory(TENSORS[index], tensors[index])
     arguments = (
         addresses[0],
         dtype,
@@ -348,14 +367,13 @@ def prepare(
         loss_shape,
         grad_strides,
         options,
+        bounds,
     )
 
 
-def raise_without_memory(addresses: tuple[int, ...], tensors: tuple[Tensor, ...]) -> None:
+def raise_without_memory(name: str, values: Tensor) -> NoReturn:
     """Name the tensor that has values by its shape, and no memory to hold them."""
-    index = addresses.index(0)
-    name = ("log_probs", "targets", "input_lengths", "target_lengths")[index]
-    check_dense(name, tensors[index])
+    check_dense(name, values)
     raise RuntimeError(
         f"{name} has no memory: it is a fake tensor outside of its mode, or its storage was freed"
     )
@@ -370,34 +388,43 @@ def check_max_target_length(max_target_length: Any, target_lengths: Tensor) -> N
         raise ValueError(f"target_lengths[{row}] is {longest}, above max_target_length={bound}")
 
 
-def raise_status(problem: Problem, status: tuple[int, int, int, int]) -> None:
-    """Raise for a length or label that a kernel found out of range."""
+def raise_status(
+    status: tuple[int, int, int, int],
+    frames: int,
+    classes: int,
+    targets: Tensor,
+    target_lengths: Tensor,
+    device: torch.device,
+) -> None:
+    """Raise for a length or label that was found out of range.
+
+    `target_lengths` are read only where the status speaks of them, or of what they cover.
+    """
     code, row, value, extra = status
-    _, _, frames, _, classes = problem.arguments[:5]
-    width = problem.targets.shape[-1]
-    shortest = int(problem.target_lengths.min())
-    if code == 5 and shortest < 0:  # the reason why the sum is off
-        code, value = 3, shortest
+    width = targets.shape[-1]
+    checking = while_checking(device)
+    if code == 5 and (shortest := int(target_lengths.min())) < 0:
+        code, value = 3, shortest  # the reason why the sum is off
     if code == 1:
         raise RuntimeError(
             f"Expected input_lengths to have value at most {frames}, but got value {value} "
-            f"{WHILE_CHECKING}"
+            f"{checking}"
         )
     if code in (2, 3):
         name = "input_lengths" if code == 2 else "target_lengths"
         raise RuntimeError(
-            f"Expected {name} to have value at least 0, but got value {value} {WHILE_CHECKING}"
+            f"Expected {name} to have value at least 0, but got value {value} {checking}"
         )
     if code == 4:
-        longest = int(problem.target_lengths.max())
+        longest = int(target_lengths.max())
         raise RuntimeError(
             f"Expected tensor to have size at least {longest} at dimension 1, but got size "
-            f"{width} for argument #2 'targets' {WHILE_CHECKING}"
+            f"{width} for argument #2 'targets' {checking}"
         )
     if code == 5:
         raise RuntimeError(
             f"Expected tensor to have size {value} at dimension 0, but got size {width} for "
-            f"argument #2 'targets' {WHILE_CHECKING}"
+            f"argument #2 'targets' {checking}"
         )
     raise IndexError(
         f"targets: label {value} at position {extra} of row {row} is out of bounds for "

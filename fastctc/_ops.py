@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastctc import _checks, _cpu
+from fastctc import _checks
+from fastctc._backends import backend_of
 from fastctc._checks import NONE, Options
 
 _OPTIONS = (
@@ -44,7 +45,7 @@ def _checked_options(options: tuple[Any, ...]) -> Options:
     return checked
 
 
-@torch.library.impl("fastctc::ctc_loss", "CPU")
+@torch.library.impl("fastctc::ctc_loss", ("cpu", "cuda"))
 def _loss(
     log_probs: Tensor,
     targets: Tensor,
@@ -53,13 +54,11 @@ def _loss(
     *options: Any,
 ) -> Tensor:
     chosen = _checked_options(options)
-    problem = _checks.prepare(log_probs, targets, input_lengths, target_lengths, chosen)
-    loss, _ = _cpu.compute(problem, want_loss=True, want_grad=False)
-    assert loss is not None
-    return loss
+    backend = backend_of(log_probs)
+    return backend.loss(backend.prepare(log_probs, targets, input_lengths, target_lengths, chosen))
 
 
-@torch.library.impl("fastctc::ctc_loss_backward", "CPU")
+@torch.library.impl("fastctc::ctc_loss_backward", ("cpu", "cuda"))
 def _loss_backward(
     grad_out: Tensor,
     log_probs: Tensor,
@@ -69,12 +68,11 @@ def _loss_backward(
     *options: Any,
 ) -> Tensor:
     chosen = _checked_options(options)
-    problem = _checks.prepare(log_probs, targets, input_lengths, target_lengths, chosen)
-    dtype = _cpu.loss_dtype(log_probs.dtype)
+    backend = backend_of(log_probs)
+    problem = backend.prepare(log_probs, targets, input_lengths, target_lengths, chosen)
+    dtype = _checks.loss_dtype(log_probs.dtype)
     _checks.check_grad_out(grad_out, dtype, log_probs.device, problem.loss_shape)
-    _, grad = _cpu.compute(problem, want_loss=False, want_grad=True, grad_out=grad_out)
-    assert grad is not None
-    return grad
+    return backend.gradient(problem, grad_out)
 
 
 @torch.library.register_fake("fastctc::ctc_loss")
@@ -94,7 +92,7 @@ def _loss_fake(
     shape = []
     if reduction == NONE and log_probs.dim() == 3:
         shape = [log_probs.size(0 if batch_first else 1)]
-    return log_probs.new_empty(shape, dtype=_cpu.loss_dtype(log_probs.dtype))
+    return log_probs.new_empty(shape, dtype=_checks.loss_dtype(log_probs.dtype))
 
 
 @torch.library.register_fake("fastctc::ctc_loss_backward")
@@ -108,7 +106,7 @@ def _loss_backward_fake(
 ) -> Tensor:
     _checked_options(options)
     # A grad_out on meta leads here whatever the scores are on.
-    _checks.check_grad_out(grad_out, _cpu.loss_dtype(log_probs.dtype), log_probs.device)
+    _checks.check_grad_out(grad_out, _checks.loss_dtype(log_probs.dtype), log_probs.device)
     return log_probs.new_empty(log_probs.shape)
 
 

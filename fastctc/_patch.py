@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastctc._backends import BACKENDS
 from fastctc._checks import DTYPE_CODES
 from fastctc.loss import ctc_loss, unserved_transform
 
@@ -28,7 +29,7 @@ def _serves(log_probs: Any) -> bool:
     return (
         _active > 0
         and isinstance(log_probs, Tensor)
-        and log_probs.device.type == "cpu"
+        and log_probs.device.type in BACKENDS
         and log_probs.dtype in DTYPE_CODES
         and log_probs.layout is torch.strided
         and (torch.compiler.is_compiling() or unserved_transform(log_probs) is None)

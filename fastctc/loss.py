@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,46 +9,38 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastctc import _checks, _cpu, _ops
-from fastctc._checks import Options, Problem
+from fastctc import _checks, _ops
+from fastctc._backends import Backend, backend_of
+from fastctc._checks import Problem
 
 Lengths = Tensor | Sequence[int]
 
 
 class _Loss(torch.autograd.Function):
-    """The loss with its gradient computed along, while the lattice is at hand.
-
-    The first backward pass hands that gradient over without copying it; a second one computes it
-    anew. float16 gradients wait for the backward pass instead: they are too coarse to be scaled
-    after rounding, and training in float16 scales its losses.
-    """
+    """The loss as a node of the autograd graph; what it keeps is the backend's to say."""
 
     @staticmethod
-    def forward(ctx: Any, log_probs: Tensor, problem: Problem) -> Tensor:
+    def forward(ctx: Any, log_probs: Tensor, problem: Problem, backend: Backend) -> Tensor:
+        loss, more, ctx.kept = backend.loss_for_backward(problem)
         ctx.save_for_backward(
-            log_probs, problem.targets, problem.input_lengths, problem.target_lengths
+            log_probs, problem.targets, problem.input_lengths, problem.target_lengths, *more
         )
         ctx.options = problem.options
-        loss, ctx.gradient = _cpu.compute(
-            problem, want_loss=True, want_grad=log_probs.dtype is not torch.float16
-        )
-        assert loss is not None
+        ctx.backend = backend
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (grad_out,) = grad_outputs
         # Asked for in every backward pass, as this is what notices a change in place.
         saved = ctx.saved_tensors
         if _is_transformed(grad_out):
-            return _ops.ctc_loss_backward(grad_out, saved, ctx.options), None
-        # Autograd copies a gradient that anyone else still refers to.
-        gradient, ctx.gradient = ctx.gradient, None
+            return _ops.ctc_loss_backward(grad_out, saved[:4], ctx.options), None, None
         if not torch.is_grad_enabled():
-            return _scaled_gradient(saved, ctx.options, gradient, grad_out), None
+            return ctx.backend.backward(saved, ctx.kept, ctx.options, grad_out), None, None
         with torch.no_grad():
-            gradient = _scaled_gradient(saved, ctx.options, gradient, grad_out)
-        return _FirstDerivative.apply(gradient, saved[0], grad_out), None
+            gradient = ctx.backend.backward(saved, ctx.kept, ctx.options, grad_out)
+        return _FirstDerivative.apply(gradient, saved[0], grad_out), None, None
 
 
 class _FirstDerivative(torch.autograd.Function):
@@ -70,40 +61,6 @@ def _is_transformed(grad_out: Tensor) -> bool:
         torch._C._are_functorch_transforms_active()
         or torch._C._functorch.is_legacy_batchedtensor(grad_out)
     )
-
-
-def _scaled_gradient(
-    saved: tuple[Tensor, ...], options: Options, gradient: Tensor | None, grad_out: Tensor
-) -> Tensor:
-    """The gradient times `grad_out`, made of the gradient at hand where that loses nothing."""
-    scale = None
-    if grad_out.numel() == 1:
-        scale = grad_out.item()
-    elif grad_out.stride() == (0,):  # a sum or mean of the rows came after the loss
-        scale = grad_out[0].item()
-    if scale == 1.0:
-        return gradient if gradient is not None else _recomputed_gradient(saved, options, None)
-    if saved[0].dtype in _cpu.HALF:
-        return _recomputed_gradient(saved, options, grad_out)  # scaled first, rounded once
-    finite = bool(grad_out.isfinite().all()) if scale is None else math.isfinite(scale)
-    if not finite:  # the kernel keeps 0 * inf off padded frames
-        return _recomputed_gradient(saved, options, grad_out)
-    if gradient is None:
-        gradient = _recomputed_gradient(saved, options, None)
-    if scale is not None:
-        return gradient.mul_(scale)
-    return gradient.mul_(grad_out.view((-1, 1, 1) if options.batch_first else (1, -1, 1)))
-
-
-def _recomputed_gradient(
-    saved: tuple[Tensor, ...], options: Options, grad_out: Tensor | None
-) -> Tensor:
-    """The gradient from the saved tensors."""
-    log_probs, targets, input_lengths, target_lengths = saved
-    problem = _checks.prepare(log_probs, targets, input_lengths, target_lengths, options)
-    _, gradient = _cpu.compute(problem, want_loss=False, want_grad=True, grad_out=grad_out)
-    assert gradient is not None
-    return gradient
 
 
 def _wants_dispatcher(log_probs: Tensor) -> bool:
@@ -157,11 +114,12 @@ def ctc_loss(
     Args:
         log_probs: (T, N, C), or (N, T, C) with ``batch_first``, or (T, C) for one utterance:
             natural-log probabilities, or logits with ``from_logits``. float64, float32, float16 or
-            bfloat16, on the CPU, with any strides.
+            bfloat16, with any strides, on the CPU, or on a CUDA device where this build has the
+            CUDA library.
         targets: labels, (N, S) padded, or (sum(target_lengths),) concatenated; (S,) or (1, S) for
-            one utterance. Any dtype. What lies past a row's length is ignored.
-        input_lengths: frames of each row: N integers in a tensor, list or tuple. Frames past them
-            are padding, with a gradient of exactly 0.
+            one utterance. Any dtype, on any device. What lies past a row's length is ignored.
+        input_lengths: frames of each row: N integers in a tensor on any device, a list or a tuple.
+            Frames past them are padding, with a gradient of exactly 0.
         target_lengths: labels of each row, likewise, and of the same kind as `input_lengths`.
         blank: index of the blank class.
         reduction: "none" for the N losses, "mean" for the batch mean of loss / max(labels, 1), or
@@ -174,13 +132,20 @@ def ctc_loss(
             a log-softmax. "true" is -posterior, the derivative by the scores as given, right for
             scores that were scaled after normalising, or never normalised. Without effect on
             logits.
-        max_target_length: a bound that every target length is known to stay within. It lets a
-            kernel on a device size its workspace without waiting for the lengths; on the CPU it is
-            merely checked, and that in eager calls only, not under torch.compile or a tracer.
+        max_target_length: a bound that every target length is known to stay within. With target
+            lengths on a device it sizes the workspace, which is otherwise sized by the shape of the
+            targets: nobody waits for the device. Target lengths on the host are merely held against
+            it. Eager calls only, not under torch.compile or a tracer.
 
     Returns:
-        0-d, or (N,) for reduction "none" of a batch. Of the dtype of `log_probs`, but float32 for
-        float16 and bfloat16.
+        0-d, or (N,) for reduction "none" of a batch, on the device of `log_probs`. Of the dtype of
+        `log_probs`, but float32 for float16 and bfloat16.
+
+    Lengths and labels:
+        On the host they are checked (labels where the target lengths are on the host, too), and
+        raise. On a device nobody reads them but the kernel: a row with one that is out of range has
+        the loss inf and the gradient NaN (0 and 0 with `zero_infinity`), and with
+        ``fastctc.config.validate_device_inputs`` the call waits for the device and raises.
 
     Numeric limits:
         A score counts as -inf if it is more than 181,704 nats below the largest of its frame (2^30
@@ -201,16 +166,15 @@ def ctc_loss(
     if _wants_dispatcher(log_probs):
         return _ops.ctc_loss(log_probs, targets, input_lengths, target_lengths, options)
     _refuse_transforms(log_probs)
-    problem = _checks.prepare(log_probs, targets, input_lengths, target_lengths, options)
-    if max_target_length is not None:
-        _checks.check_max_target_length(max_target_length, problem.target_lengths)
+    backend = backend_of(log_probs)
+    problem = backend.prepare(
+        log_probs, targets, input_lengths, target_lengths, options, max_target_length
+    )
     if log_probs.requires_grad and torch.is_grad_enabled():
         # Function.apply without its part for torch.func, which has been ruled out above.
-        result: Tensor = super(torch.autograd.Function, _Loss).apply(log_probs, problem)
+        result: Tensor = super(torch.autograd.Function, _Loss).apply(log_probs, problem, backend)
         return result
-    loss, _ = _cpu.compute(problem, want_loss=True, want_grad=False)
-    assert loss is not None
-    return loss
+    return backend.loss(problem)
 
 
 class CTCLoss(torch.nn.CTCLoss):
@@ -223,7 +187,7 @@ class CTCLoss(torch.nn.CTCLoss):
         ValueError: no such `reduction` or `grad`.
         TypeError: an option is of the wrong type.
 
-    `max_target_length` is a bound for kernels on a device. The CPU merely holds the target lengths
+    `max_target_length` is a bound for target lengths on a device. Those on the host are merely held
     against it, in eager calls only.
     """
 

@@ -181,13 +181,13 @@ def test_nothing_is_written_outside_the_results(cpu_target: str, dtype: torch.dt
             False,
             options["grad"],
         )
-        problem = _checks.prepare(*case.arguments()[:4], chosen)
+        problem = _cpu.Cpu().prepare(*case.arguments()[:4], chosen)
         gap = int(rng.integers(0, 5))
         stride_n, stride_t = classes + gap, batch * (classes + gap) + gap
         span = frames * stride_t
         memory = torch.full((margin + span + margin,), mark, dtype=dtype)
         grad = memory[margin:].as_strided((frames, batch, classes), (stride_t, stride_n, 1), margin)
-        real = _cpu.loss_dtype(dtype)
+        real = _checks.loss_dtype(dtype)
         losses = torch.full((margin + batch + margin,), mark, dtype=real)
         status = _cpu.ctc_loss_cpu(
             *problem.arguments,
@@ -216,7 +216,7 @@ def test_nothing_is_written_where_input_is_refused(cpu_target: str) -> None:
     case.targets[2, 0] = 99
     case.target_lengths[2] = 1
     chosen = _checks.check_options(0, "none", False, True, False, "torch")
-    problem = _checks.prepare(*case.arguments()[:4], chosen)
+    problem = _cpu.Cpu().prepare(*case.arguments()[:4], chosen)
     loss, grad = torch.full((4,), -7.0), torch.full_like(case.scores, -7.0)
     status = _cpu.ctc_loss_cpu(
         *problem.arguments, 0, loss.data_ptr(), grad.data_ptr(), *problem.grad_strides, 1

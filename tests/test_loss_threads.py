@@ -76,7 +76,7 @@ def test_many_python_threads_at_once(threads: None) -> None:
 def test_interpreter_lock_is_released(needs_library: None, threads: None) -> None:
     torch.set_num_threads(1)
     case = make_case(110, 400, 16, 64, 60)
-    problem = _checks.prepare(
+    problem = _cpu.Cpu().prepare(
         *case.arguments()[:4],
         _checks.check_options(0, "mean", False, True, False, "torch"),
     )

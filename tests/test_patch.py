@@ -12,23 +12,27 @@ from loss_cases import make_case
 from torch.nn.functional import ctc_loss as imported_by_name
 
 import fastctc
-from fastctc import _cpu
+from fastctc._backends import BACKENDS
 
 TORCH_FUNCTIONAL = F.ctc_loss
 TORCH_BUILTIN = torch.ctc_loss
+
+
+def counted(function: Callable[..., Any], seen: list[int]) -> Callable[..., Any]:
+    def counting(*args: Any) -> Any:
+        seen.append(1)
+        return function(*args)
+
+    return counting
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Collects one item for each call that reaches the kernel of fastctc."""
     seen: list[int] = []
-    compute = _cpu.compute
-
-    def counting(*args: Any, **kwargs: Any) -> Any:
-        seen.append(1)
-        return compute(*args, **kwargs)
-
-    monkeypatch.setattr(_cpu, "compute", counting)
+    backend = BACKENDS["cpu"]
+    for name in ("loss", "loss_for_backward"):
+        monkeypatch.setattr(backend, name, counted(getattr(backend, name), seen))
     yield seen
     assert F.ctc_loss is TORCH_FUNCTIONAL
     assert torch.ctc_loss is TORCH_BUILTIN

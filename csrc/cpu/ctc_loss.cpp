@@ -39,9 +39,11 @@ void set_real(void* p, DType dtype, int64_t i, double value) {
 CtcLossStatus check_lengths(const CtcLossParams& p) {
   int64_t total = 0;
   for (int64_t n = 0; n < p.N; ++n) {
-    const int64_t frames = p.input_lengths[n], labels = p.target_lengths[n];
+    const int64_t frames = p.input_lengths ? p.input_lengths[n] : 0;
     if (frames > p.T) return {CtcLossFault::input_length_above_T, n, frames, -1};
     if (frames < 0) return {CtcLossFault::input_length_negative, n, frames, -1};
+    if (!p.target_lengths) continue;
+    const int64_t labels = p.target_lengths[n];
     if (labels < 0) return {CtcLossFault::target_length_negative, n, labels, -1};
     if (labels > p.targets_numel) {
       if (p.targets_stride == 0) return {CtcLossFault::target_lengths_sum, -1, labels, -1};
@@ -49,14 +51,8 @@ CtcLossStatus check_lengths(const CtcLossParams& p) {
     }
     total += labels;
   }
-  if (p.targets_stride == 0 && total != p.targets_numel) return {CtcLossFault::target_lengths_sum, -1, total, -1};
-  return {};
-}
-
-CtcLossStatus check_labels(const CtcLossParams& p, const std::vector<const int64_t*>& labels) {
-  for (int64_t n = 0; n < p.N; ++n)
-    for (int64_t i = 0; i < p.target_lengths[n]; ++i)
-      if (labels[n][i] < 0 || labels[n][i] >= p.C) return {CtcLossFault::label_out_of_range, n, labels[n][i], i};
+  if (p.target_lengths && p.targets_stride == 0 && total != p.targets_numel)
+    return {CtcLossFault::target_lengths_sum, -1, total, -1};
   return {};
 }
 
@@ -68,6 +64,14 @@ std::vector<const int64_t*> label_rows(const CtcLossParams& p) {
     next += p.targets_stride ? 0 : p.target_lengths[n];
   }
   return rows;
+}
+
+CtcLossStatus check_labels(const CtcLossParams& p) {
+  const std::vector<const int64_t*> labels = label_rows(p);
+  for (int64_t n = 0; n < p.N; ++n)
+    for (int64_t i = 0; i < p.target_lengths[n]; ++i)
+      if (labels[n][i] < 0 || labels[n][i] >= p.C) return {CtcLossFault::label_out_of_range, n, labels[n][i], i};
+  return {};
 }
 
 double reduction_scale(const CtcLossParams& p, int64_t n) {
@@ -178,14 +182,17 @@ class Batch {
 
 }  // namespace
 
+CtcLossStatus ctc_loss_check(const CtcLossParams& params) {
+  const CtcLossStatus status = check_lengths(params);
+  if (status.fault != CtcLossFault::none || !params.target_lengths || !params.targets) return status;
+  return check_labels(params);
+}
+
 CtcLossStatus ctc_loss_cpu(const CtcLossParams& params) {
-  CtcLossStatus status = check_lengths(params);
-  if (status.fault != CtcLossFault::none) return status;
-  std::vector<const int64_t*> labels = label_rows(params);
-  status = check_labels(params, labels);
+  const CtcLossStatus status = ctc_loss_check(params);
   if (status.fault != CtcLossFault::none) return status;
   if (params.grad) prefer_huge_pages(params.grad, params.T * params.N * params.C * size_of(params.dtype));
-  Batch(params, std::move(labels)).run();
+  Batch(params, label_rows(params)).run();
   return {};
 }
 

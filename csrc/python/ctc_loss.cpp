@@ -11,6 +11,25 @@ namespace {
 
 using Address = uintptr_t;
 
+py::object result_of(const fastctc::CtcLossStatus& status) {
+  if (status.fault == fastctc::CtcLossFault::none) return py::none();
+  return py::make_tuple(static_cast<int>(status.fault), status.row, status.value, status.position);
+}
+
+py::object ctc_loss_check(int64_t T, int64_t N, int64_t C, Address targets, int64_t targets_numel,
+                          int64_t targets_stride, Address input_lengths, Address target_lengths) {
+  fastctc::CtcLossParams p;
+  p.T = T;
+  p.N = N;
+  p.C = C;
+  p.targets = reinterpret_cast<const int64_t*>(targets);
+  p.targets_numel = targets_numel;
+  p.targets_stride = targets_stride;
+  p.input_lengths = reinterpret_cast<const int64_t*>(input_lengths);
+  p.target_lengths = reinterpret_cast<const int64_t*>(target_lengths);
+  return result_of(fastctc::ctc_loss_check(p));
+}
+
 py::object ctc_loss_cpu(Address scores, int dtype, int64_t T, int64_t N, int64_t C, int64_t scores_stride_t,
                         int64_t scores_stride_n, Address targets, int64_t targets_numel, int64_t targets_stride,
                         Address input_lengths, Address target_lengths, int64_t blank, bool from_logits,
@@ -45,8 +64,7 @@ py::object ctc_loss_cpu(Address scores, int dtype, int64_t T, int64_t N, int64_t
     py::gil_scoped_release unlocked;
     status = fastctc::ctc_loss_cpu(p);
   }
-  if (status.fault == fastctc::CtcLossFault::none) return py::none();
-  return py::make_tuple(static_cast<int>(status.fault), status.row, status.value, status.position);
+  return result_of(status);
 }
 
 }  // namespace
@@ -60,6 +78,10 @@ void bind_ctc_loss(py::module_& m) {
         py::arg("input_lengths"), py::arg("target_lengths"), py::arg("blank"), py::arg("from_logits"),
         py::arg("zero_infinity"), py::arg("true_grad"), py::arg("reduction"), py::arg("grad_out"), py::arg("loss"),
         py::arg("grad"), py::arg("grad_stride_t"), py::arg("grad_stride_n"), py::arg("num_threads"));
+  m.def("ctc_loss_check", &ctc_loss_check,
+        "The first bad length or label, as ctc_loss_cpu returns it; address 0 for what the host cannot see.",
+        py::arg("T"), py::arg("N"), py::arg("C"), py::arg("targets"), py::arg("targets_numel"),
+        py::arg("targets_stride"), py::arg("input_lengths"), py::arg("target_lengths"));
   m.def("set_max_workspace_mb", &fastctc::set_max_workspace_mb, py::arg("mb"));
   m.def("max_workspace_mb", &fastctc::max_workspace_mb);
   m.def("cpu_targets", &fastctc::cpu_targets);

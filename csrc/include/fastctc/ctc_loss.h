@@ -58,6 +58,10 @@ struct CtcLossStatus {
   int64_t position = -1;  // of the label within its target
 };
 
+// The first fault among T, N, C, the layout of the targets, lengths and labels. `input_lengths`, `target_lengths` and
+// `targets` may each be null where the host cannot see them; labels are looked at only where their counts are there.
+CtcLossStatus ctc_loss_check(const CtcLossParams& params);
+
 // Checks lengths and labels first and writes nothing where one is at fault.
 // Throws std::bad_alloc when workspace cannot be had. Safe to call from many threads at once.
 CtcLossStatus ctc_loss_cpu(const CtcLossParams& params);
