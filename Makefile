@@ -88,7 +88,8 @@ sanitize: $(VENV)/.installed-test
 	$(BIN)/cmake --build $(SANITIZED)
 	LD_PRELOAD="$(ASAN_LIBRARIES)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  FASTCTC_LIBRARY=$$(echo $(abspath $(SANITIZED))/_C*.so) \
-	  $(BIN)/python -m pytest -p no:cacheprovider -v -s tests/test_loss_fuzz.py $(PYTEST_ARGS)
+	  $(BIN)/python -m pytest -p no:cacheprovider -v -s tests/test_loss_fuzz.py \
+	  tests/test_align_fuzz.py $(PYTEST_ARGS)
 
 constraints:
 	$(PYTHON) packaging/lock.py

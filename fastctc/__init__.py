@@ -9,6 +9,17 @@ from fastctc import config
 from fastctc._build import build_info
 from fastctc._patch import patch_torch
 from fastctc._version import __version__
+from fastctc.align import TokenSpan, forced_align, merge_tokens
 from fastctc.loss import CTCLoss, ctc_loss
 
-__all__ = ["CTCLoss", "__version__", "build_info", "config", "ctc_loss", "patch_torch"]
+__all__ = [
+    "CTCLoss",
+    "TokenSpan",
+    "__version__",
+    "build_info",
+    "config",
+    "ctc_loss",
+    "forced_align",
+    "merge_tokens",
+    "patch_torch",
+]

@@ -18,6 +18,10 @@ from fastctc._checks import HALF, Options, Placed, Problem, loss_dtype
 from fastctc._native import _C
 
 Status = tuple[int, int, int, int]
+ON_REFERENCE = (
+    "fastctc was installed without its compiled library and runs on its reference "
+    "implementation, which is right but slow: install it where a C++ compiler is at hand"
+)
 
 
 def _choose() -> Callable[..., Status | None]:
@@ -26,12 +30,7 @@ def _choose() -> Callable[..., Status | None]:
         _ = config.max_workspace_mb  # read from the environment, it is passed on to the kernels
         kernel: Callable[..., Status | None] = _C.ctc_loss_cpu
         return kernel
-    warnings.warn(
-        "fastctc was installed without its compiled library and runs on its reference "
-        "implementation, which is right but slow: install it where a C++ compiler is at hand",
-        RuntimeWarning,
-        stacklevel=5,
-    )
+    warnings.warn(ON_REFERENCE, RuntimeWarning, stacklevel=5)
     from fastctc import reference
 
     return reference.ctc_loss_cpu

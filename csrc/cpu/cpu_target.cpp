@@ -17,6 +17,7 @@ struct Target {
   const char* name;
   bool (*runs_here)();
   const CtcLossKernels* ctc_loss;
+  const ForcedAlignKernels* forced_align;
 };
 
 #if defined(__GNUC__) && defined(__x86_64__)
@@ -36,13 +37,13 @@ const Target kTargets[] = {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && runs_avx2();
      },
-     &ctc_loss_kernels_avx512},
-    {"avx2", runs_avx2, &ctc_loss_kernels_avx2},
+     &ctc_loss_kernels_avx512, &forced_align_kernels_avx512},
+    {"avx2", runs_avx2, &ctc_loss_kernels_avx2, &forced_align_kernels_avx2},
 #endif
 #if defined(__GNUC__)
-    {"vec128", [] { return true; }, &ctc_loss_kernels_vec128},
+    {"vec128", [] { return true; }, &ctc_loss_kernels_vec128, &forced_align_kernels_vec128},
 #endif
-    {"portable", [] { return true; }, &ctc_loss_kernels_portable},
+    {"portable", [] { return true; }, &ctc_loss_kernels_portable, &forced_align_kernels_portable},
 };
 
 std::atomic<const Target*> in_use{nullptr};
@@ -79,5 +80,6 @@ std::string cpu_target() { return current()->name; }
 void set_cpu_target(const std::string& name) { in_use.store(find(name)); }
 
 const CtcLossKernels& ctc_loss_kernels() { return *current()->ctc_loss; }
+const ForcedAlignKernels& forced_align_kernels() { return *current()->forced_align; }
 
 }  // namespace fastctc

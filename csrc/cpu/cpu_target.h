@@ -1,10 +1,12 @@
 #pragma once
 
 #include "ctc_loss_kernel.h"
+#include "forced_align_kernel.h"
 
 namespace fastctc {
 
 // The kernels of the target in use; see fastctc/cpu_target.h for how it is chosen.
 const CtcLossKernels& ctc_loss_kernels();
+const ForcedAlignKernels& forced_align_kernels();
 
 }  // namespace fastctc

@@ -5,14 +5,12 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <new>
-#include <numeric>
 #include <vector>
 
 #include "../core/ctc_topology.h"
+#include "batch.h"
 #include "cpu_target.h"
 #include "flush_denormals.h"
-#include "thread_pool.h"
 #include "workspace.h"
 
 namespace fastctc {
@@ -22,8 +20,6 @@ std::atomic<int64_t> workspace_mb{256};
 
 // from here on a gradient is written past the caches: it would only push out what is still needed
 constexpr int64_t kStreamBytes = int64_t(16) << 20;
-
-int64_t size_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
 
 double real_at(const void* p, DType dtype, int64_t i) {
   return dtype == DType::float64 ? static_cast<const double*>(p)[i] : double(static_cast<const float*>(p)[i]);
@@ -56,16 +52,6 @@ CtcLossStatus check_lengths(const CtcLossParams& p) {
   return {};
 }
 
-std::vector<const int64_t*> label_rows(const CtcLossParams& p) {
-  std::vector<const int64_t*> rows(p.N);
-  const int64_t* next = p.targets;
-  for (int64_t n = 0; n < p.N; ++n) {
-    rows[n] = p.targets_stride ? p.targets + n * p.targets_stride : next;
-    next += p.targets_stride ? 0 : p.target_lengths[n];
-  }
-  return rows;
-}
-
 CtcLossStatus check_labels(const CtcLossParams& p) {
   const std::vector<const int64_t*> labels = label_rows(p);
   for (int64_t n = 0; n < p.N; ++n)
@@ -82,31 +68,20 @@ double reduction_scale(const CtcLossParams& p, int64_t n) {
 class Batch {
  public:
   Batch(const CtcLossParams& p, std::vector<const int64_t*> labels)
-      : p_(p), labels_(std::move(labels)), kernels_(ctc_loss_kernels()), loss_(p.N), order_(p.N) {
-    std::iota(order_.begin(), order_.end(), int64_t(0));
-    threads_ = int(std::min<int64_t>(std::max(p.num_threads, 1), p.N));
-    // a chunk of neighbours keeps threads off each other's cache lines; few rows go one by one, the longest first
-    chunk_ = std::max<int64_t>(1, p.N / (8 * int64_t(threads_)));
-    if (threads_ > 1 && chunk_ == 1)
-      std::stable_sort(order_.begin(), order_.end(), [this](int64_t a, int64_t b) { return cost(a) > cost(b); });
-    alpha_bytes_ = (workspace_mb.load() << 20) / threads_;
+      : p_(p),
+        labels_(std::move(labels)),
+        kernels_(ctc_loss_kernels()),
+        loss_(p.N),
+        schedule_(p.N, p.num_threads, [&](int64_t n) { return cost(n); }) {
+    alpha_bytes_ = (workspace_mb.load() << 20) / schedule_.threads();
     stream_ = p.T * p.N * p.C * size_of(p.dtype) >= kStreamBytes;
   }
 
   void run() {
-    // sized for the largest row and had before any work starts, so that no thread can run short half way
     int64_t bytes = 0;
     for (int64_t n = 0; n < p_.N; ++n)
       if (feasible(n)) bytes = std::max(bytes, kernels_.workspace_bytes(int(p_.dtype), utterance(n)));
-    std::vector<Workspace> workspaces = take_workspaces(threads_, bytes);
-    std::atomic<int64_t> next{0};
-    run_on_threads(threads_, [&](int thread) {
-      const FlushDenormals flush;
-      void* workspace = workspaces[size_t(thread)].data();
-      for (int64_t i; (i = next.fetch_add(chunk_)) < p_.N;)
-        for (int64_t k = i; k < std::min(i + chunk_, p_.N); ++k) run_row(order_[k], workspace);
-    });
-    give_back_workspaces(std::move(workspaces));
+    schedule_.run<FlushDenormals>(bytes, [this](int64_t n, void* workspace) { run_row(n, workspace); });
     if (p_.loss) reduce();
   }
 
@@ -173,9 +148,7 @@ class Batch {
   const std::vector<const int64_t*> labels_;
   const CtcLossKernels& kernels_;
   std::vector<double> loss_;
-  std::vector<int64_t> order_;
-  int threads_;
-  int64_t chunk_;
+  RowSchedule schedule_;
   int64_t alpha_bytes_;
   bool stream_;
 };

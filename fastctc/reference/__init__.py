@@ -1,4 +1,4 @@
-"""The CTC loss in double precision, written to be read.
+"""The CTC loss and forced alignment in double precision, written to be read.
 
 This is what the compiled kernels are tested against, and what serves ``fastctc.ctc_loss`` where the
 package was installed without its compiled library. It needs numba, which is imported at the first
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["ctc_loss", "ctc_loss_cpu"]
+__all__ = ["ctc_loss", "ctc_loss_cpu", "forced_align", "forced_align_cpu"]
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
@@ -75,3 +75,43 @@ def ctc_loss_cpu(*args: Any) -> tuple[int, int, int, int] | None:
     from fastctc.reference import _binding
 
     return _binding.ctc_loss_cpu(*args)
+
+
+def forced_align(
+    scores: ArrayLike,
+    targets: ArrayLike,
+    input_lengths: ArrayLike,
+    target_lengths: ArrayLike,
+    *,
+    blank: int = 0,
+    from_logits: bool = False,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int32]]:
+    """Best path of each target: see `fastctc.forced_align`, whose ties are broken the same way.
+
+    Args:
+        scores: (T, N, C), any real dtype: natural-log probabilities, or logits with
+            ``from_logits``.
+        targets: (N, S) padded or (sum(target_lengths),) concatenated labels.
+        input_lengths: (N,) frames of each row.
+        target_lengths: (N,) labels of each row.
+        blank: index of the blank class.
+        from_logits: return the scores of a log-softmax over the classes.
+
+    Returns:
+        The class of each frame and its score, both (N, T), and a fault for each row, (N,): 0 where
+        there is none, 1 where it has no path, 2 where a path would read NaN or +inf.
+
+    Raises:
+        ValueError: a length or a label is out of range, or a label is the blank.
+        ImportError: numba is not installed.
+    """
+    from fastctc.reference import _numpy
+
+    return _numpy.forced_align(scores, targets, input_lengths, target_lengths, blank, from_logits)
+
+
+def forced_align_cpu(*args: Any) -> tuple[int, int, int, int] | None:
+    """Stand in for the compiled module's call of the same name: the same arguments and statuses."""
+    from fastctc.reference import _binding
+
+    return _binding.forced_align_cpu(*args)

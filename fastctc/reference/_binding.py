@@ -1,4 +1,4 @@
-"""The compiled module's `ctc_loss_cpu` over raw addresses, served in numpy.
+"""The compiled module's calls over raw addresses, served in numpy.
 
 The caller of the compiled kernel hands over addresses, so that neither side knows the other's
 arrays. Serving the same call here keeps the rest of the package free of a second path.
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastctc.reference import _numpy
+from fastctc.reference import _align, _numpy
 
 BFLOAT16 = 1
 STORAGE: tuple[type[np.generic], ...] = (np.float16, np.uint16, np.float32, np.float64)
@@ -46,6 +46,23 @@ def narrow_bfloat16(values: NDArray[np.float64]) -> NDArray[np.uint16]:
     return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
 
 
+def label_view(
+    targets: int, targets_numel: int, targets_stride: int, count: int
+) -> NDArray[np.int64]:
+    """The labels, padded or concatenated."""
+    if targets_stride:
+        return view(targets, np.int64, (count, targets_numel), (targets_stride, 1))
+    return view(targets, np.int64, (targets_numel,), (1,))
+
+
+def score_values(
+    scores: int, dtype: int, shape: tuple[int, int, int], strides: tuple[int, int, int]
+) -> NDArray[np.float64]:
+    """The scores in float64."""
+    stored = view(scores, STORAGE[dtype], shape, strides)
+    return widen_bfloat16(stored) if dtype == BFLOAT16 else stored.astype(np.float64)
+
+
 def ctc_loss_cpu(
     scores: int,
     dtype: int,
@@ -76,16 +93,12 @@ def ctc_loss_cpu(
     storage = STORAGE[dtype]
     frame_counts = view(input_lengths, np.int64, (N,), (1,))
     label_counts = view(target_lengths, np.int64, (N,), (1,))
-    if targets_stride:
-        labels = view(targets, np.int64, (N, targets_numel), (targets_stride, 1))
-    else:
-        labels = view(targets, np.int64, (targets_numel,), (1,))
+    labels = label_view(targets, targets_numel, targets_stride, N)
     status = _numpy.find_error(T, C, labels, frame_counts, label_counts)
     if status is not None:
         return status
 
-    stored = view(scores, storage, (T, N, C), (scores_stride_t, scores_stride_n, 1))
-    values = widen_bfloat16(stored) if dtype == BFLOAT16 else stored.astype(np.float64)
+    values = score_values(scores, dtype, (T, N, C), (scores_stride_t, scores_stride_n, 1))
     result_type = np.float64 if dtype == FLOAT64 else np.float32
     result_shape = (N,) if reduction == _numpy.NONE else ()
     upstream = None
@@ -110,4 +123,44 @@ def ctc_loss_cpu(
         if grad:
             narrowed = narrow_bfloat16(gradient) if dtype == BFLOAT16 else gradient
             view(grad, storage, (T, N, C), (grad_stride_t, grad_stride_n, 1))[...] = narrowed
+    return None
+
+
+def forced_align_cpu(
+    scores: int,
+    dtype: int,
+    T: int,
+    N: int,
+    C: int,
+    scores_stride_t: int,
+    scores_stride_n: int,
+    targets: int,
+    targets_numel: int,
+    targets_stride: int,
+    input_lengths: int,
+    target_lengths: int,
+    blank: int,
+    from_logits: bool,
+    paths: int,
+    path_scores: int,
+    row_faults: int,
+    num_threads: int,
+) -> tuple[int, int, int, int] | None:
+    """Write paths, their scores and faults, or return the status of the first bad value."""
+    del num_threads
+    frame_counts = view(input_lengths, np.int64, (N,), (1,))
+    label_counts = view(target_lengths, np.int64, (N,), (1,))
+    labels = label_view(targets, targets_numel, targets_stride, N)
+    status = _numpy.find_error(T, C, labels, frame_counts, label_counts)
+    if status is None:
+        status = _numpy.find_blank(labels, label_counts, blank)
+    if status is not None:
+        return status
+    values = score_values(scores, dtype, (T, N, C), (scores_stride_t, scores_stride_n, 1))
+    rows = _numpy.split_targets(labels, label_counts)
+    best, chosen, faults = _align.batch(values, rows, frame_counts, blank, bool(from_logits))
+    result_type = np.float64 if dtype == FLOAT64 else np.float32
+    view(paths, np.int64, (N, T), (T, 1))[...] = best
+    view(path_scores, result_type, (N, T), (T, 1))[...] = chosen
+    view(row_faults, np.int32, (N,), (1,))[...] = faults
     return None

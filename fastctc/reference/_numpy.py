@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastctc.reference import _lattice
+from fastctc.reference import _align, _lattice
 
 MEAN = 1
 NONE = 0
@@ -19,6 +19,7 @@ SENTENCES = {
     4: "target_lengths[{row}] is {value}, more than the width of targets",
     5: "target_lengths add up to {value}, which is not the number of labels in targets",
     6: "targets: label {value} at position {extra} of row {row} is not a class",
+    7: "targets: label {value} at position {extra} of row {row} is the blank",
 }
 
 
@@ -101,19 +102,14 @@ def batch(
     return loss, gradient
 
 
-def ctc_loss(
+def checked(
     scores: ArrayLike,
     targets: ArrayLike,
     input_lengths: ArrayLike,
     target_lengths: ArrayLike,
     blank: int,
-    reduction: int,
-    from_logits: bool,
-    zero_infinity: bool,
-    true_grad: bool,
-    grad_out: ArrayLike | None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """See `fastctc.reference.ctc_loss`, of which this is the body."""
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The first four arguments as arrays that fit each other, with lengths and labels in range."""
     values = np.asarray(scores, dtype=np.float64)
     labels = np.asarray(targets, dtype=np.int64)
     frame_counts = np.asarray(input_lengths, dtype=np.int64)
@@ -127,10 +123,61 @@ def ctc_loss(
         raise ValueError(f"input_lengths and target_lengths must have {count} values each")
     if not 0 <= blank < classes:
         raise ValueError(f"blank is {blank}, outside of the {classes} classes")
-    status = find_error(frames, classes, labels, frame_counts, label_counts)
+    raise_error(find_error(frames, classes, labels, frame_counts, label_counts))
+    return values, labels, frame_counts, label_counts
+
+
+def raise_error(status: Status | None) -> None:
+    """Raise for a status that is one."""
     if status is not None:
         code, row, value, extra = status
         raise ValueError(SENTENCES[code].format(row=row, value=value, extra=extra))
+
+
+def find_blank(
+    targets: NDArray[np.int64], target_lengths: NDArray[np.int64], blank: int
+) -> Status | None:
+    """The first label that is the blank, as (code, row, value, extra)."""
+    for row, labels in enumerate(split_targets(targets, target_lengths)):
+        found = np.flatnonzero(labels == blank)
+        if found.size:
+            return 7, row, blank, int(found[0])
+    return None
+
+
+def forced_align(
+    scores: ArrayLike,
+    targets: ArrayLike,
+    input_lengths: ArrayLike,
+    target_lengths: ArrayLike,
+    blank: int,
+    from_logits: bool,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int32]]:
+    """See `fastctc.reference.forced_align`, of which this is the body."""
+    values, labels, frame_counts, label_counts = checked(
+        scores, targets, input_lengths, target_lengths, blank
+    )
+    raise_error(find_blank(labels, label_counts, blank))
+    rows = split_targets(labels, label_counts)
+    return _align.batch(values, rows, frame_counts, blank, from_logits)
+
+
+def ctc_loss(
+    scores: ArrayLike,
+    targets: ArrayLike,
+    input_lengths: ArrayLike,
+    target_lengths: ArrayLike,
+    blank: int,
+    reduction: int,
+    from_logits: bool,
+    zero_infinity: bool,
+    true_grad: bool,
+    grad_out: ArrayLike | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """See `fastctc.reference.ctc_loss`, of which this is the body."""
+    values, labels, frame_counts, label_counts = checked(
+        scores, targets, input_lengths, target_lengths, blank
+    )
     upstream = None if grad_out is None else np.asarray(grad_out, dtype=np.float64)
     return batch(
         values,

@@ -307,6 +307,25 @@ struct Simd {
 #endif
   }
 
+  // bit i: a < b in lane i, which NaN is not
+  FASTCTC_INLINE unsigned less_bits(F a, F b) {
+#ifdef __AVX512F__
+    if constexpr (W == 16)
+      return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ);
+    else if constexpr (sizeof(F) == 64)
+      return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LT_OQ);
+#elif defined(__AVX2__)
+    if constexpr (W == 8)
+      return (unsigned)_mm256_movemask_ps((__m256)less(a, b));
+    else if constexpr (sizeof(F) == 32)
+      return (unsigned)_mm256_movemask_pd((__m256d)less(a, b));
+#endif
+    const I mask = less(a, b);
+    unsigned bits = 0;
+    for (int i = 0; i < W; ++i) bits |= (unsigned)(mask[i] & 1) << i;
+    return bits;
+  }
+
   FASTCTC_INLINE F load(const Float* p) {
     F r;
     FASTCTC_COPY(&r, p, sizeof r);

@@ -49,6 +49,7 @@ enum class CtcLossFault : int {
   target_length_above_width = 4,  // padded targets
   target_lengths_sum = 5,         // concatenated targets: the sum is not targets_numel
   label_out_of_range = 6,
+  label_is_blank = 7,  // forced alignment only
 };
 
 struct CtcLossStatus {

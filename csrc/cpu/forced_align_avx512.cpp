@@ -1,0 +1,3 @@
+#include "forced_align_run.h"
+
+FASTCTC_DEFINE_FORCED_ALIGN_KERNELS(forced_align_kernels_avx512, 16)

@@ -1,0 +1,272 @@
+// The best path of one row (one utterance) of the batch. Included once by each SIMD target's translation unit.
+//
+// The S labels of a target give S + 1 pairs of states, as in the loss: l_i, the i-th label (i = 1..S; l_0 is dead), and
+// b_i, the blank after it (i = 0..S), in arrays of their own. With y the scores of a frame:
+//   b_i' = max(b_i, l_i) + y_blank         l_i' = max(l_i, b_(i-1), l_(i-1) if label_(i-1) != label_i) + y_i
+// Frame -1 with b_0 = 0 and all others -inf is the start. Which operand won takes one bit for a blank and two for a
+// label, a byte of each kind for eight neighbouring pairs.
+//
+// Logits are taken as they are: what a log-softmax takes off a frame it takes off all paths alike.
+#pragma once
+
+#include "forced_align_kernel.h"
+#include "simd/carver.h"
+#include "simd/rows.h"
+
+namespace {
+
+using fastctc::AlignUtterance;
+
+constexpr int64_t kGroup = 8;       // pairs whose back-pointers share bytes
+constexpr int64_t kGroupBytes = 3;  // l_i into b_i; b_(i-1) into l_i; l_(i-1) into l_i, which overrules the one before
+constexpr int kImpossible = 1, kNotANumber = 2;
+
+// W scalars to doubles
+template <class SD, class Scalar>
+FASTCTC_INLINE typename SD::F widen(const Scalar* lanes) {
+#ifdef FASTCTC_SIMD_ARRAY
+  typename SD::F r;
+  for (int i = 0; i < SD::W; ++i) r.v[i] = lanes[i];
+  return r;
+#else
+  typedef Scalar Narrow __attribute__((vector_size(SD::W * sizeof(Scalar))));
+  Narrow narrow;
+  FASTCTC_COPY(&narrow, lanes, sizeof narrow);
+  return __builtin_convertvector(narrow, typename SD::F);
+#endif
+}
+
+// S: vectors of the type that X is read into; SD: the target's vectors of double, in which paths are summed.
+template <class S, class SD, class X>
+struct Alignment {
+  using Scalar = typename S::Scalar;
+  using F = typename SD::F;
+  static constexpr int W = SD::W;
+
+  AlignUtterance& u;
+  int64_t width;           // S + 1 pairs, rounded up to whole groups
+  int64_t row_bytes;       // back-pointers of a frame
+  int64_t segment_frames;  // back-pointers are kept for this many frames; before each segment stands a checkpoint
+
+  // per pair i: its label's class, and 0 or, where l_(i-1) must not be followed by l_i, -inf
+  int32_t* label;
+  double* bar;
+  // states of the current frame: width blanks, then width labels
+  double* state;
+  double* saved;            // (segments - 1, 2 * width)
+  uint8_t* back;            // (segment_frames, row_bytes)
+  double* normaliser;       // logits only: the log of each frame's softmax sum
+  Scalar* wide_row;         // float16 only: a whole frame, where that is less work than converting label by label
+  bool suspicious = false;  // a score that was looked at is NaN or +inf
+
+  explicit Alignment(AlignUtterance& utterance) : u(utterance) {}
+
+  int64_t segments() const { return (u.T + segment_frames - 1) / segment_frames; }
+
+  int64_t lay_out(void* workspace) {
+    width = u.S / kGroup * kGroup + kGroup;
+    row_bytes = width / kGroup * kGroupBytes;
+    segment_frames = u.T;
+    if (u.T > 1 && row_bytes > u.back_bytes / u.T) {
+      // bytes of one segment and of all checkpoints together are least where the two are equal
+      const int64_t balance = u.T * (int64_t)sizeof(double) * 2 * kGroup / kGroupBytes;
+      segment_frames = 1;
+      while (segment_frames * segment_frames < balance && segment_frames < u.T) ++segment_frames;
+    }
+    Carver carve{static_cast<char*>(workspace)};
+    label = carve.take<int32_t>(width);
+    bar = carve.take<double>(width);
+    state = carve.take<double>(2 * width);
+    saved = carve.take<double>((segments() - 1) * 2 * width);
+    back = carve.take<uint8_t>(segment_frames * row_bytes);
+    normaliser = u.from_logits ? carve.take<double>(u.T) : nullptr;
+    const bool whole_rows = IsFloat16<X>::value && u.C <= 16 * width;
+    wide_row = whole_rows ? carve.take<Scalar>(at_least(u.C, S::W)) : nullptr;
+    return carve.used;
+  }
+
+  void start() {
+    for (int64_t i = 0; i < width; ++i) {
+      label[i] = (int32_t)(i >= 1 && i <= u.S ? u.labels[i - 1] : u.blank);
+      bar[i] = i >= 2 && i <= u.S && label[i - 1] != label[i] ? 0 : -infinity();
+      state[i] = state[width + i] = -infinity();
+    }
+    state[0] = 0;
+  }
+
+  const X* row(int64_t t) const { return static_cast<const X*>(u.scores) + t * u.scores_stride; }
+
+  // The pairs that a path can be in at frame t, whole groups of them: it moves on by one pair a frame at most.
+  int64_t first_pair(int64_t t) const { return at_least(0, u.S - (u.T - 1 - t)) / kGroup * kGroup; }
+  int64_t end_pair(int64_t t) const { return at_most(u.S, t + 1) / kGroup * kGroup + kGroup; }
+
+  // One frame whose scores are at `scores`. What is no number counts as -inf until a closer look is taken.
+  template <bool keep, class Y>
+  FASTCTC_INLINE_MEMBER void step(const Y* scores, int64_t t, uint8_t* pointers) {
+    const F limit = SD::set1(infinity()), dead = SD::set1(-infinity());
+    double y_blank = (double)to_scalar(scores[u.blank]);
+    if (!(y_blank < infinity())) suspicious = true, y_blank = -infinity();
+    const F blank_score = SD::set1(y_blank);
+    double* const blanks = state;
+    double* const labels = state + width;
+    const int64_t first = first_pair(t), end = end_pair(t);
+    F blank_below = first ? SD::load(blanks + first - W) : dead,
+      label_below = first ? SD::load(labels + first - W) : dead;
+    for (int64_t g = first; g < end; g += kGroup) {
+      unsigned from_label = 0, from_blank = 0, skipped = 0;
+      for (int v = 0; v < kGroup; v += W) {
+        const int64_t i = g + v;
+        decltype(to_scalar(*scores)) gathered[W];
+        for (int k = 0; k < W; ++k) gathered[k] = to_scalar(scores[label[i + k]]);
+        F y = widen<SD>(gathered);
+        if (SD::less_bits(y, limit) != (1u << W) - 1) {
+          suspicious = true;
+          y = SD::select(SD::less(y, limit), y, dead);
+        }
+        const F b = SD::load(blanks + i), l = SD::load(labels + i);
+        const F before = SD::shift_up(b, blank_below), skip = SD::shift_up(l, label_below) + SD::load(bar + i);
+        const F nearer = SD::at_least(before, l);
+        if constexpr (keep) {
+          from_label |= SD::less_bits(b, l) << v;
+          from_blank |= SD::less_bits(l, before) << v;
+          skipped |= SD::less_bits(nearer, skip) << v;
+        }
+        SD::store(blanks + i, SD::at_least(l, b) + blank_score);
+        SD::store(labels + i, SD::at_least(skip, nearer) + y);
+        blank_below = b;
+        label_below = l;
+      }
+      if constexpr (keep) {
+        uint8_t* const at = pointers + g / kGroup * kGroupBytes;
+        at[0] = (uint8_t)from_label;
+        at[1] = (uint8_t)from_blank;
+        at[2] = (uint8_t)skipped;
+      }
+    }
+  }
+
+  template <bool keep>
+  void frames(int64_t first, int64_t end) {
+    for (int64_t t = first; t < end; ++t) {
+      uint8_t* const pointers = back + (t - first) * row_bytes;
+      if (wide_row) {
+        for_each_vector<S>(row(t), u.C, [&](int64_t c, typename S::F x, int64_t) { S::store(wide_row + c, x); });
+        step<keep>(wide_row, t, pointers);
+      } else {
+        step<keep>(row(t), t, pointers);
+      }
+    }
+  }
+
+  // Whether every frame has a log-softmax.
+  bool normalise() {
+    for (int64_t t = 0; t < u.T; t += S::W) {
+      const int64_t count = at_most(S::W, u.T - t);
+      Scalar base[S::W], sum[S::W], tail[S::W];
+      softmax_sums<S>(row(t), u.scores_stride, count, u.C, base, sum, tail);
+      for (int64_t i = 0; i < count; ++i) {
+        normaliser[t + i] = base[i] + FASTCTC_MATH(log)(precise_sum(base[i], sum[i], tail[i]));
+        if (normaliser[t + i] != normaliser[t + i]) return false;
+      }
+    }
+    return true;
+  }
+
+  // Whether a score that a path can read is NaN or +inf.
+  bool reads_nan() const {
+    for (int64_t t = 0; t < u.T; ++t) {
+      const X* const scores = row(t);
+      if (u.T > u.S && !(to_scalar(scores[u.blank]) < (Scalar)infinity())) return true;
+      for (int64_t i = at_least(1, u.S - (u.T - 1 - t)); i <= at_most(u.S, t + 1); ++i)
+        if (!(to_scalar(scores[label[i]]) < (Scalar)infinity())) return true;
+    }
+    return false;
+  }
+
+  void checkpoint(double* to, const double* from) const { FASTCTC_COPY(to, from, 2 * width * sizeof *to); }
+
+  void run() {
+    lay_out(u.workspace);
+    start();
+    if (u.from_logits && !normalise()) {
+      u.fault = kNotANumber;
+      return;
+    }
+    const int64_t last = segments() - 1;
+    for (int64_t s = 0; s < last; ++s) {
+      checkpoint(saved + s * 2 * width, state);
+      frames<false>(s * segment_frames, (s + 1) * segment_frames);
+    }
+    frames<true>(last * segment_frames, u.T);
+    if (suspicious && reads_nan()) {
+      u.fault = kNotANumber;
+      return;
+    }
+    int64_t pair = u.S;
+    bool on_label = !(state[u.S] > state[width + u.S]);
+    if (state[on_label ? width + u.S : u.S] == -infinity()) {
+      u.fault = kImpossible;
+      return;
+    }
+    for (int64_t s = last; s >= 0; --s) {
+      const int64_t first = s * segment_frames, end = at_most(u.T, first + segment_frames);
+      if (s != last) {
+        checkpoint(state, saved + s * 2 * width);
+        frames<true>(first, end);
+      }
+      for (int64_t t = end - 1; t >= first; --t) {
+        u.path[t] = on_label ? label[pair] : u.blank;
+        const uint8_t* const at = back + (t - first) * row_bytes + pair / kGroup * kGroupBytes;
+        const int bit = (int)(pair % kGroup);
+        if (!on_label) {
+          on_label = at[0] >> bit & 1;
+        } else if (at[2] >> bit & 1) {
+          --pair;
+        } else if (at[1] >> bit & 1) {
+          --pair;
+          on_label = false;
+        }
+      }
+    }
+    for (int64_t t = 0; t < u.T; ++t) {
+      const Scalar score = to_scalar(row(t)[u.path[t]]);
+      static_cast<Scalar*>(u.path_scores)[t] = u.from_logits ? (Scalar)(score - normaliser[t]) : score;
+    }
+  }
+};
+
+// Calls body with an alignment of the row's dtype, as in fastctc::DType. SF and SD: the target's vectors.
+template <class SF, class SD, class Body>
+void with_alignment(int dtype, AlignUtterance& u, Body body) {
+  switch (dtype) {
+    case 0:
+      return body(Alignment<SF, SD, Float16>(u));
+    case 1:
+      return body(Alignment<SF, SD, BFloat16>(u));
+    case 2:
+      return body(Alignment<SF, SD, float>(u));
+    default:
+      return body(Alignment<SD, SD, double>(u));
+  }
+}
+
+template <class SF, class SD>
+int64_t alignment_bytes(int dtype, const AlignUtterance& u) {
+  AlignUtterance measured = u;
+  int64_t bytes = 0;
+  with_alignment<SF, SD>(dtype, measured, [&](auto alignment) { bytes = alignment.lay_out(nullptr); });
+  return bytes;
+}
+
+template <class SF, class SD>
+void run_alignment(int dtype, AlignUtterance& u) {
+  with_alignment<SF, SD>(dtype, u, [](auto alignment) { alignment.run(); });
+}
+
+}  // namespace
+
+#define FASTCTC_DEFINE_FORCED_ALIGN_KERNELS(name, float_lanes)                  \
+  const fastctc::ForcedAlignKernels fastctc::name = {                           \
+      alignment_bytes<Simd<float, float_lanes>, Simd<double, float_lanes / 2>>, \
+      run_alignment<Simd<float, float_lanes>, Simd<double, float_lanes / 2>>,   \
+  };
