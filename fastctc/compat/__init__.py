@@ -1,0 +1,1 @@
+"""Other libraries' names, arguments and result types, served by fastctc."""
