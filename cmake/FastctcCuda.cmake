@@ -1,12 +1,14 @@
 # Decides whether the CUDA library is built, and for which GPU architectures.
 #
 #   FASTCTC_CUDA=auto|0|1   auto builds it where a working nvcc is found and says which it took
+#   FASTCTC_CUDA=emulate    for tests: the C++ compiler builds it for the emulator in
+#                           tests/cuda_emulator, which runs the kernels on the host
 #
 # Architectures come from the first of: -DCMAKE_CUDA_ARCHITECTURES, $TORCH_CUDA_ARCH_LIST,
 # $CUDAARCHS, or a default cut down to what this nvcc can build.
 #
-# Sets FASTCTC_WITH_CUDA, FASTCTC_CUDA_VERSION, FASTCTC_CUDA_ARCHITECTURES (CMake's spelling) and
-# FASTCTC_CUDA_ARCHS (for reading: 80, 90, ... and 120+PTX).
+# Sets FASTCTC_WITH_CUDA, FASTCTC_CUDA_EMULATED, FASTCTC_CUDA_VERSION, FASTCTC_CUDA_ARCHITECTURES
+# (CMake's spelling) and FASTCTC_CUDA_ARCHS (for reading: 80, 90, ... and 120+PTX).
 include(CheckLanguage)
 
 if(DEFINED ENV{FASTCTC_CUDA})
@@ -14,7 +16,7 @@ if(DEFINED ENV{FASTCTC_CUDA})
 else()
   set(fastctc_cuda_default auto)
 endif()
-set(FASTCTC_CUDA "${fastctc_cuda_default}" CACHE STRING "Build the CUDA library: auto, 0 or 1")
+set(FASTCTC_CUDA "${fastctc_cuda_default}" CACHE STRING "Build the CUDA library: auto, 0, 1 or emulate")
 
 set(FASTCTC_CUDA_DEFAULT_ARCHS 70 75 80 86 90 100 120)
 set(FASTCTC_CUDA_MINIMUM 11.8)
@@ -77,6 +79,7 @@ function(fastctc_archs_for_reading archs result)
 endfunction()
 
 set(FASTCTC_WITH_CUDA OFF)
+set(FASTCTC_CUDA_EMULATED OFF)
 set(FASTCTC_CUDA_VERSION "")
 set(FASTCTC_CUDA_ARCHITECTURES "")
 set(FASTCTC_CUDA_ARCHS "")
@@ -90,12 +93,18 @@ if(fastctc_cuda_choice MATCHES "^(0|off|no|false)$")
   set(fastctc_cuda_choice 0)
 elseif(fastctc_cuda_choice MATCHES "^(1|on|yes|true)$")
   set(fastctc_cuda_choice 1)
-elseif(NOT fastctc_cuda_choice STREQUAL "auto")
-  message(FATAL_ERROR "fastctc: FASTCTC_CUDA is \"${FASTCTC_CUDA}\"; it takes auto, 0 or 1")
+elseif(NOT fastctc_cuda_choice MATCHES "^(auto|emulate)$")
+  message(FATAL_ERROR
+          "fastctc: FASTCTC_CUDA is \"${FASTCTC_CUDA}\"; it takes auto, 0, 1 or emulate")
 endif()
 
 if(fastctc_cuda_choice STREQUAL "0")
   message(STATUS "fastctc: CUDA off (FASTCTC_CUDA=0)")
+elseif(fastctc_cuda_choice STREQUAL "emulate")
+  set(FASTCTC_WITH_CUDA ON)
+  set(FASTCTC_CUDA_EMULATED ON)
+  set(FASTCTC_CUDA_VERSION emulated)
+  message(STATUS "fastctc: CUDA emulated on the host, for tests")
 else()
   if(NOT CMAKE_CUDA_COMPILER)
     # A folder that was configured before nvcc was there remembers that it was not.

@@ -1,8 +1,8 @@
-#include <cuda_runtime_api.h>
+#include "fastctc/cuda_devices.h"
 
 #include <cstring>
 
-#include "fastctc/cuda_devices.h"
+#include "platform.h"
 
 namespace fastctc {
 namespace {

@@ -37,7 +37,9 @@ struct SameType {
 template <class... Params>
 cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
                    typename SameType<Params>::type... args) {
-  kernel<<<grid, block, shared_bytes, stream> > >(args...);
+  // clang-format off: it takes the brackets apart
+  kernel<<<grid, block, shared_bytes, stream>>>(args...);
+  // clang-format on
   return cudaGetLastError();
 }
 
