@@ -3,11 +3,7 @@
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define FASTCTC_HOST_DEVICE __host__ __device__
-#else
-#define FASTCTC_HOST_DEVICE
-#endif
+#include "core/host_device.h"
 
 namespace fastctc {
 

@@ -1,0 +1,72 @@
+// Tries over symbols: the spellings of words, and the phrases that hotwords look for.
+#pragma once
+
+#include <cstdint>
+
+#include "core/host_device.h"
+
+namespace fastctc {
+
+// Nodes are numbered level by level, so the children of one lie side by side, in the order of their symbols.
+struct TrieNode {
+  int32_t symbol;       // on the edge into this node
+  int32_t first_child;  // the last one's end is the next node's first_child
+};
+
+// The child of a node along a symbol, or -1. `nodes` has one entry more than the trie.
+FASTCTC_HOST_DEVICE static inline int32_t trie_child(const TrieNode* nodes, int32_t node, int32_t symbol) {
+  int32_t low = nodes[node].first_child, high = nodes[node + 1].first_child;
+  const int32_t end = high;
+  while (low < high) {
+    const int32_t middle = low + (high - low) / 2;
+    if (nodes[middle].symbol < symbol) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low < end && nodes[low].symbol == symbol ? low : -1;
+}
+
+// A word of the lexicon, and the word of the n-gram model that scores it.
+struct LexiconWord {
+  int32_t index;  // in the lexicon
+  int32_t ngram_word;
+};
+
+// Words by their spelling. Built by trie_tables.h.
+struct LexiconView {
+  const TrieNode* nodes = nullptr;      // null: no lexicon, every word is as good as any other
+  const int32_t* first_word = nullptr;  // (nodes + 1): words[first_word[n] .. first_word[n + 1]) are spelled as node n
+  const LexiconWord* words = nullptr;
+};
+
+// What hotwords know of a node: symbols that are the beginning of at least one phrase.
+struct HotwordNode {
+  int32_t fail;  // the longest proper suffix that is a node
+  float held;    // bonus lent to phrases that have begun here, taken back when they do not go on
+  float gain;    // bonus of all phrases that end here, for good
+};
+
+// Aho & Corasick 1975, "Efficient string matching". Built by trie_tables.h.
+struct HotwordView {
+  const TrieNode* nodes = nullptr;  // null: no hotwords
+  const HotwordNode* extra = nullptr;
+  int32_t start = 0;       // the node at the start of an utterance
+  float largest_rise = 0;  // upper bound on the bonus of one symbol
+};
+
+// The bonus of one more symbol, and the node after it.
+FASTCTC_HOST_DEVICE static inline float hotword_step(const HotwordView& h, int32_t symbol, int32_t* node) {
+  const int32_t before = *node;
+  int32_t next = trie_child(h.nodes, before, symbol);
+  for (int32_t at = before; next < 0 && at != 0;) {
+    at = h.extra[at].fail;
+    next = trie_child(h.nodes, at, symbol);
+  }
+  if (next < 0) next = 0;
+  *node = next;
+  return h.extra[next].gain + h.extra[next].held - h.extra[before].held;
+}
+
+}  // namespace fastctc
