@@ -19,9 +19,11 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +41,7 @@ _THROUGH_GPU = ("", "_autograd", "_accuracy", "_limits", "_fuzz", "_compile")
 
 @dataclass
 class Stage:
-    """One process. Without `needs` of its outcome, the next stage runs whatever it gave."""
+    """One process. Where it needs the build, it runs with that, and not without."""
 
     name: str
     command: Sequence[str | Path]
@@ -188,21 +190,29 @@ def run(stage: Stage, seconds: float, log: Callable[[str], None]) -> dict[str, A
     module = {"FASTCTC_LIBRARY": str(built_module())} if stage.needs_build else {}
     paths = {"PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
     log(f"\n=== {stage.name}: {' '.join(map(str, stage.command))}\n")
-    try:
-        done = subprocess.run(
-            [str(part) for part in stage.command],
-            cwd=_ROOT,
-            env=os.environ | paths | module | stage.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=min(stage.seconds, seconds),
-            check=False,
-        )
-        output, status = done.stdout, "passed" if done.returncode == 0 else "FAILED"
-    except OSError as error:
-        output, status = str(error).encode(), "FAILED"
-    except subprocess.TimeoutExpired as expired:
-        output, status = expired.stdout or b"", "OUT OF TIME"
+    environment = os.environ | paths | module | stage.environment
+    with tempfile.TemporaryFile() as printed:
+        try:
+            # A session of its own, so that what the process started can be ended with it.
+            process = subprocess.Popen(
+                [str(part) for part in stage.command],
+                cwd=_ROOT,
+                env=environment,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            process.wait(min(stage.seconds, seconds))
+            status = "passed" if process.returncode == 0 else "FAILED"
+        except OSError as error:
+            status = "FAILED"
+            printed.write(str(error).encode())
+        except subprocess.TimeoutExpired:
+            status = "OUT OF TIME"
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        printed.seek(0)
+        output = printed.read()
     text = output.decode(errors="replace")
     log(text)
     lines = [line for line in text.splitlines() if line.strip()]
