@@ -24,7 +24,7 @@ _FAULTS = {
     4: "target_lengths above the width of targets",
     5: "target_lengths that do not add up to the size of targets",
     _LABEL_FAULT: "a label outside of the classes",
-    7: "target_lengths above max_target_length",
+    8: "target_lengths above max_target_length",
 }
 _MOST_ROWS_NAMED = 8
 
@@ -189,9 +189,7 @@ class Cuda:
         saved = self.empty(scores, (saved_bytes,), torch.uint8)
         scratch = self.empty(scores, (scratch_bytes,), torch.uint8)
         loss = self.empty(scores, problem.loss_shape, loss_dtype(scores.dtype))
-        row_faults = None
-        if config.validate_device_inputs:
-            row_faults = self.empty(scores, (batch,), torch.int32)
+        row_faults = self.empty(scores, (batch,), torch.int32)
         self.call(
             "ctc_loss_cuda_forward",
             *self.device_and_stream(scores),
@@ -202,9 +200,9 @@ class Cuda:
             saved.data_ptr(),
             scratch.data_ptr(),
             loss.data_ptr(),
-            0 if row_faults is None else row_faults.data_ptr(),
+            row_faults.data_ptr(),
         )
-        if row_faults is not None:
+        if config.validate_device_inputs:
             _raise_faults(row_faults)
         return loss, saved, Kept(bounds, max_workspace_bytes)
 

@@ -4,10 +4,16 @@
 void bind_build_info(pybind11::module_& m);
 void bind_ctc_loss(pybind11::module_& m);
 void bind_forced_align(pybind11::module_& m);
+#ifdef FASTCTC_WITH_CUDA
+void bind_ctc_loss_cuda(pybind11::module_& m);
+#endif
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled part of fastctc. Pointers travel as integers; fastctc checks them first.";
   bind_build_info(m);
   bind_ctc_loss(m);
   bind_forced_align(m);
+#ifdef FASTCTC_WITH_CUDA
+  bind_ctc_loss_cuda(m);
+#endif
 }

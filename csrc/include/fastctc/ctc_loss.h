@@ -49,7 +49,8 @@ enum class CtcLossFault : int {
   target_length_above_width = 4,  // padded targets
   target_lengths_sum = 5,         // concatenated targets: the sum is not targets_numel
   label_out_of_range = 6,
-  label_is_blank = 7,  // forced alignment only
+  label_is_blank = 7,             // forced alignment only
+  target_length_above_bound = 8,  // on a device: longer than the caller said a target, or all of them, could be
 };
 
 struct CtcLossStatus {

@@ -1,0 +1,349 @@
+// Forward and backward probabilities of a row at the same time, one block per row.
+//
+// The recursion over a target of S labels, with y the emissions and leave_i = [label_i != label_(i+1)]:
+//   b_i' = (b_i + l_i) y_blank          l_i' = (l_i + b_(i-1) + leave_(i-1) l_(i-1)) y_i
+// Backward probabilities are the same recursion over the reversed target from the last frame: half of the warps run it
+// that way while the other half runs it from the first frame. Where the two meet their product gives the loss. Then
+// each goes on over the frames that the other has been through: what enters a label's state there, before this frame's
+// emission, times what the other left in it, after that emission, is the label's posterior.
+//
+// A lane owns K neighbouring pairs (b, l), so only what leaves its last pair, q, crosses lanes, by a shuffle. Each warp
+// runs a block of frames behind its neighbour, which leaves the block's q of its last lane in shared memory.
+#pragma once
+
+#include "ctc_loss_block.cuh"
+#include "ctc_loss_layout.cuh"
+
+namespace fastctc {
+namespace cuda {
+
+// How many frames ahead a lane fetches its emissions, and in the second half the other direction's states: as many as
+// registers allow.
+template <class Scalar, int K>
+struct Fetch {
+  static constexpr int kEmissions = sizeof(Scalar) == 4 ? (K <= 2 ? 8 : 4) : 2;
+  static constexpr int kStates = kEmissions / 2;
+};
+
+// The label states of a lane's pairs in one frame, as memory holds them. Their posteriors take the place of the first
+// half.
+template <class Scalar, int K>
+struct alignas(K * sizeof(Scaled<Scalar>) < 16 ? K * sizeof(Scaled<Scalar>) : 16) LaneStates {
+  Scaled<Scalar> state[K];
+};
+template <class Scalar, int K>
+struct alignas(K * sizeof(Scalar) < 16 ? K * sizeof(Scalar) : 16) LanePosteriors {
+  Scalar posterior[K];
+};
+
+// What a warp hands to the next one: the q of its last lane before each frame of a block, for two blocks in turn.
+// Position 0 of a direction, before its first warp, stays dead.
+constexpr int kEdgesPerWarp = 2 * kBlockFrames;
+constexpr int kEdges = 2 * (kMostWarps + 1) * kEdgesPerWarp;
+
+enum class Sweep { loss_only, first_half, second_half };
+
+// The block's barrier, where the two directions wait for each other from different places in the code.
+__device__ __forceinline__ void meet() { bar_sync(1, blockDim.x); }
+
+// One direction's part of a block: `warps` warps, more than one only with kMany.
+template <class Scalar, int K, bool kMany, bool kReverse, bool kGradient>
+struct Chain {
+  static constexpr bool kBackwards = kReverse, kWithGradient = kGradient;
+  static constexpr Sweep kFirst = kGradient ? Sweep::first_half : Sweep::loss_only;
+  using Exponent = typename Number<Scalar>::Exponent;
+  static constexpr int kAhead = Fetch<Scalar, K>::kEmissions, kStatesAhead = Fetch<Scalar, K>::kStates;
+
+  Scaled<Scalar> b[K], l[K];
+  bool leave[K];
+  // of the frame to fetch next
+  const Scaled<Scalar>* emission_at[K];
+  const Scaled<Scalar>* blank_at;
+  LaneStates<Scalar, K>* states_at;
+  int emission_stride, states_stride;  // to the next frame of this direction, in units of the pointers above
+  bool has_states;                     // this lane's pairs have a place in memory
+  Scaled<Scalar>* edge_in;
+  Scaled<Scalar>* edge_out;
+  int warp;  // of this direction
+
+  // The chain's pair j is label j and the blank after it, or, reversed and with `dead_pairs` before its start, label
+  // S + 1 + dead_pairs - j and the blank before it. The dead pairs make each lane's labels lie as they do for the
+  // other direction, in the opposite order.
+  static __device__ __forceinline__ int dead_pairs(int labels) { return kReverse ? (K - (labels + 2) % K) % K : 0; }
+  static __device__ __forceinline__ int label_of(int labels, int j) {
+    return kReverse ? labels + 1 + dead_pairs(labels) - j : j;
+  }
+
+  __device__ __forceinline__ void start(const Call<Scalar>& call, const Row& row, int64_t r, Scaled<Scalar>* edges) {
+    const int lane = threadIdx.x % 32, labels = row.labels, warps = blockDim.x / 64;
+    warp = int(threadIdx.x / 32) - (kReverse ? warps : 0);
+    const int first = (warp * 32 + lane) * K;
+    edge_in = edges + (kReverse * (kMostWarps + 1) + warp) * kEdgesPerWarp;
+    edge_out = edge_in + kEdgesPerWarp;
+    if (kMany && warp == 0) {
+      if (lane < kEdgesPerWarp) edge_in[lane] = dead<Scalar>();
+      __syncwarp();
+    }
+
+    const int* const pair_class = call.scratch.pair_class + row.pairs_at;
+    const int* const pair_entry = call.scratch.pair_entry + row.pairs_at;
+    const int begin = kReverse ? row.frames - 1 : 0;
+    const Scaled<Scalar>* const emissions =
+        call.scratch.emissions + r * call.p.shape.T * call.plan.entries + int64_t(begin) * row.entries;
+    emission_stride = kReverse ? -row.entries : row.entries;
+    blank_at = emissions + row.blank_entry;
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      const int label = label_of(labels, first + k), next = kReverse ? label - 1 : label + 1;
+      const bool valid = label >= 1 && label <= labels, next_valid = next >= 1 && next <= labels;
+      emission_at[k] = emissions + (valid ? pair_entry[label] : row.blank_entry);
+      leave[k] = valid && next_valid && pair_class[label] != pair_class[next];
+      l[k] = dead<Scalar>();
+      b[k] = first + k == dead_pairs(labels) ? one<Scalar>() : dead<Scalar>();
+    }
+    has_states = false;
+    states_at = nullptr;
+    states_stride = 0;
+    if (kGradient) {
+      // the labels of the lane's pairs, from the lowest on: a multiple of K
+      const int lowest = label_of(labels, kReverse ? first + K - 1 : first);
+      has_states = lowest >= 0 && lowest <= labels + 1;
+      states_stride = int(call.plan.width) / K * (kReverse ? -1 : 1);
+      states_at = reinterpret_cast<LaneStates<Scalar, K>*>(call.scratch.states +
+                                                           (r * call.p.shape.T + begin) * call.plan.width) +
+                  (has_states ? lowest / K : 0);
+    }
+  }
+
+  // Whether any of the warp's pairs can matter.
+  __device__ __forceinline__ bool active(int labels) const { return warp * 32 * K < labels + K; }
+
+  struct Emissions {
+    Scaled<Scalar> y[K], blank;
+  };
+
+  __device__ __forceinline__ void fetch(Emissions& frame) {
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      frame.y[k] = *emission_at[k];
+      emission_at[k] += emission_stride;
+    }
+    frame.blank = *blank_at;
+    blank_at += emission_stride;
+  }
+
+  // One frame, over which the other direction left the states `other`.
+  template <Sweep kSweep>
+  __device__ __forceinline__ void step(const Emissions& frame, const LaneStates<Scalar, K>& other, Scaled<Scalar>* in,
+                                       Scaled<Scalar>* out, Scaled<Scalar> inverse_total) {
+    Scaled<Scalar> stay[K], q[K], before[K];
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      stay[k] = add(b[k], l[k]);
+      q[k] = leave[k] ? stay[k] : b[k];
+    }
+    Scaled<Scalar> entering = {__shfl_up_sync(kAllLanes, q[K - 1].m, 1), __shfl_up_sync(kAllLanes, q[K - 1].e, 1)};
+    const int lane = threadIdx.x % 32;
+    if (kMany) {
+      const Scaled<Scalar> edge = *in;
+      if (lane == 0) entering = edge;
+      if (lane == 31) *out = q[K - 1];
+    } else if (lane == 0) {
+      entering = dead<Scalar>();
+    }
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      before[k] = add(l[k], k == 0 ? entering : q[k > 0 ? k - 1 : 0]);
+      b[k] = multiply(stay[k], frame.blank);
+      l[k] = multiply(before[k], frame.y[k]);
+    }
+    if (kSweep == Sweep::first_half && has_states) {
+      LaneStates<Scalar, K> states;
+#pragma unroll
+      for (int k = 0; k < K; ++k) states.state[kReverse ? K - 1 - k : k] = l[k];
+      *states_at = states;
+    }
+    if (kSweep == Sweep::second_half && has_states) {
+      LanePosteriors<Scalar, K> posteriors;
+#pragma unroll
+      for (int k = 0; k < K; ++k) {
+        const int at = kReverse ? K - 1 - k : k;
+        posteriors.posterior[at] =
+            plain(before[k].m * other.state[at].m * inverse_total.m, before[k].e + inverse_total.e + other.state[at].e);
+      }
+      *reinterpret_cast<LanePosteriors<Scalar, K>*>(states_at) = posteriors;
+    }
+    if (kSweep != Sweep::loss_only) states_at += states_stride;
+  }
+
+  // The next `frames` frames of this direction, in as many steps as the block needs for both.
+  template <Sweep kSweep>
+  __device__ __forceinline__ void sweep(int frames, int steps, bool active, Scaled<Scalar> inverse_total) {
+    constexpr bool kReads = kSweep == Sweep::second_half;
+    Emissions ring[kAhead];
+    LaneStates<Scalar, K> others[kStatesAhead];
+    const LaneStates<Scalar, K>* other = states_at;
+    if (active) {
+#pragma unroll
+      for (int f = 0; f < kAhead; ++f)
+        if (f < frames) fetch(ring[f]);
+#pragma unroll
+      for (int f = 0; f < kStatesAhead; ++f) {
+        if (kReads && has_states && f < frames) others[f] = *other;
+        if (kReads) other += states_stride;
+      }
+    }
+    for (int step_index = 0; step_index < steps; ++step_index) {
+      const int block = step_index - (kMany ? warp : 0), left = frames - block * kBlockFrames;
+      if (active && block >= 0 && left > 0) {
+        Scaled<Scalar>* const in = edge_in + block % 2 * kBlockFrames;
+        Scaled<Scalar>* const out = edge_out + block % 2 * kBlockFrames;
+#pragma unroll
+        for (int f = 0; f < kBlockFrames; ++f) {
+          if (f < left) {
+            step<kSweep>(ring[f % kAhead], others[f % kStatesAhead], in + f, out + f, inverse_total);
+            if (f + kAhead < left) fetch(ring[f % kAhead]);
+            if (kReads && has_states && f + kStatesAhead < left) others[f % kStatesAhead] = *other;
+            if (kReads) other += states_stride;
+          }
+        }
+#pragma unroll
+        for (int k = 0; k < K; ++k) {
+          b[k] = normalised(b[k]);
+          l[k] = normalised(l[k]);
+        }
+      }
+      if (kMany) meet();
+    }
+  }
+
+  // Leaves the states for the meeting, blanks and then labels, each in the target's order.
+  __device__ __forceinline__ void leave_states(int labels, Scaled<Scalar>* blanks, Scaled<Scalar>* label_states) const {
+    const int first = (warp * 32 + int(threadIdx.x % 32)) * K;
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      const int label = label_of(labels, first + k), blank = kReverse ? label - 1 : label;
+      if (label >= 0 && label <= labels) label_states[label] = l[k];
+      if (blank >= 0 && blank <= labels) blanks[blank] = b[k];
+    }
+  }
+};
+
+// What both directions left at the middle.
+template <class Scalar>
+struct Meeting {
+  Scaled<Scalar>*blanks, *labels, *blanks_reverse, *labels_reverse;
+
+  __device__ Meeting(char* memory, int label_count) {
+    blanks = reinterpret_cast<Scaled<Scalar>*>(memory);
+    labels = blanks + label_count + 1;
+    blanks_reverse = labels + label_count + 1;
+    labels_reverse = blanks_reverse + label_count + 1;
+  }
+
+  // The probability of all paths, relative to the frames' bases, for every thread of the block.
+  __device__ Scaled<Scalar> total(const int* pair_class, int label_count, Scaled<Scalar>* shared) const {
+    Scaled<Scalar> sum = dead<Scalar>();
+    for (int i = threadIdx.x; i <= label_count; i += blockDim.x) {
+      const Scaled<Scalar> stay = add(blanks[i], labels[i]);
+      sum = add(sum, multiply(stay, blanks_reverse[i]));
+      if (i == 0) continue;
+      const bool leaves = i > 1 && pair_class[i - 1] != pair_class[i];
+      Scaled<Scalar> before = add(labels[i], blanks[i - 1]);
+      if (leaves) before = add(before, labels[i - 1]);
+      sum = add(sum, multiply(before, labels_reverse[i]));
+    }
+    return sum_block(sum, shared);
+  }
+
+  static __device__ Scaled<Scalar> sum_block(Scaled<Scalar> sum, Scaled<Scalar>* shared) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) {
+      const Scaled<Scalar> other = {__shfl_xor_sync(kAllLanes, sum.m, step), __shfl_xor_sync(kAllLanes, sum.e, step)};
+      sum = add(sum, other);
+    }
+    sum = normalised(sum);
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = sum;
+    meet();
+    sum = shared[0];
+    for (unsigned warp = 1; warp < blockDim.x / 32; ++warp) sum = add(sum, shared[warp]);
+    return normalised(sum);
+  }
+};
+
+// What the emissions leave out of a row's loss, for every thread.
+template <class Scalar>
+__device__ double sum_normaliser(const Call<Scalar>& call, const Row& row, int64_t r, double* shared) {
+  double sum = 0;
+  const Scalar* const normaliser = call.scratch.normaliser + r * call.p.shape.T;
+  for (int t = threadIdx.x; t < row.frames; t += blockDim.x) sum += double(normaliser[t]);
+  return reduce_block(sum, shared, Sum{});
+}
+
+// Writes down what became of row n. Returns whether there is a gradient to prepare.
+template <class Scalar>
+__device__ bool settle(const Call<Scalar>& call, int64_t n, Scaled<Scalar> total, double normaliser) {
+  const bool possible = total.e >= Number<Scalar>::kDeadBelow;
+  if (threadIdx.x == 0 && possible) {
+    call.scratch.losses[n] = normaliser - (log(double(total.m)) + double(total.e) * 0.69314718055994530942);
+    call.saved.outcomes[n] = Outcome::possible;
+  }
+  return possible;
+}
+
+// Whether row n goes through the lattice at all.
+template <class Scalar>
+__device__ bool enters_lattice(const Call<Scalar>& call, const Row& row, int64_t n) {
+  if (!row.feasible) return false;
+  if (call.scratch.bad_scores[n] == 0) return true;
+  if (threadIdx.x == 0) {
+    call.scratch.losses[n] = not_a_number(double());
+    call.saved.outcomes[n] = Outcome::not_a_number;
+  }
+  return false;
+}
+
+// What one direction's warps do. Returns the probability of all paths.
+template <class Chain, class Scalar>
+__device__ Scaled<Scalar> run_direction(const Call<Scalar>& call, const Row& row, int64_t r, int before, int after,
+                                        int steps, Scaled<Scalar>* edges, const Meeting<Scalar>& meeting,
+                                        Scaled<Scalar>* partial) {
+  Chain chain;
+  chain.start(call, row, r, edges);
+  const bool active = chain.active(row.labels);
+  chain.template sweep<Chain::kFirst>(before, steps, active, one<Scalar>());
+  chain.leave_states(row.labels, Chain::kBackwards ? meeting.blanks_reverse : meeting.blanks,
+                     Chain::kBackwards ? meeting.labels_reverse : meeting.labels);
+  meet();
+  const Scaled<Scalar> total = meeting.total(call.scratch.pair_class + row.pairs_at, row.labels, partial);
+  if (Chain::kWithGradient && total.e >= Number<Scalar>::kDeadBelow)
+    chain.template sweep<Sweep::second_half>(after, steps, active, {Scalar(1) / total.m, -total.e});
+  return total;
+}
+
+// Two warps, or with kMany up to 2 * kMostWarps: half of them for each direction. Block r has row first_row + r.
+template <class Scalar, int K, bool kMany, bool kGradient>
+__global__ void __launch_bounds__(kMany ? 64 * kMostWarps : 64) lattice_kernel(Call<Scalar> call, int64_t first_row) {
+  FASTCTC_DYNAMIC_SHARED(memory);
+  FASTCTC_SHARED(Scaled<Scalar>, edges, kEdges);
+  FASTCTC_SHARED(Scaled<Scalar>, partial, 2 * kMostWarps);
+  FASTCTC_SHARED(double, partial_sums, 2 * kMostWarps);
+  const int64_t r = blockIdx.x, n = first_row + r;
+  const Row row = call.saved.rows[n];
+  if (!enters_lattice(call, row, n)) return;
+  const int middle = row.frames / 2, rest = row.frames - middle;
+  const int warps_needed = (row.labels + K + 32 * K - 1) / (32 * K);
+  const int steps = (rest + kBlockFrames - 1) / kBlockFrames + warps_needed - 1;
+  const Meeting<Scalar> meeting(memory, row.labels);
+  Scaled<Scalar> total;
+  if (threadIdx.x < blockDim.x / 2)
+    total = run_direction<Chain<Scalar, K, kMany, false, kGradient>>(call, row, r, middle, rest, steps, edges, meeting,
+                                                                     partial);
+  else
+    total = run_direction<Chain<Scalar, K, kMany, true, kGradient>>(call, row, r, rest, middle, steps, edges, meeting,
+                                                                    partial);
+  settle(call, n, total, sum_normaliser(call, row, r, partial_sums));
+}
+
+}  // namespace cuda
+}  // namespace fastctc
