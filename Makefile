@@ -19,7 +19,8 @@ ASAN_LIBRARIES = $(shell for name in libasan.so libubsan.so libstdc++.so.6; do \
                    $(or $(CXX),c++) -print-file-name=$$name; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format wheel sdist sanitize constraints clean distclean
+.PHONY: help demo test bench lint format wheel sdist sanitize cuda-gates gpu-check constraints clean \
+        distclean
 
 help:
 	@echo 'make demo         set up, then train the small speech model on the built-in corpus'
@@ -28,6 +29,8 @@ help:
 	@echo 'make lint         ruff, mypy and clang-format, changing nothing'
 	@echo 'make format       let ruff and clang-format change the files'
 	@echo 'make sanitize     build the CPU kernels with ASan and UBSan and run the fuzz tests on them'
+	@echo 'make cuda-gates   compile the CUDA kernels for all GPUs and hold them against their table'
+	@echo 'make gpu-check OUT=dir  all that needs a GPU: build, tests, sanitizers, benchmarks; see below'
 	@echo 'make wheel        build a wheel to hand out into dist/ and check it'
 	@echo 'make sdist        build the source archive into dist/'
 	@echo 'make constraints  choose new exact versions (needs uv)'
@@ -35,6 +38,7 @@ help:
 	@echo ''
 	@echo 'PYTHON=python3.12 names the Python to start from, VENV=dir another environment,'
 	@echo 'FASTCTC_CUDA=auto|0|1 whether the CUDA library is built (auto: where nvcc is found).'
+	@echo 'gpu-check installs nothing: $$(PYTHON) has to have torch, pytest, hypothesis and numba.'
 
 $(BIN)/python:
 	@$(PYTHON) packaging/check_tools.py
@@ -90,6 +94,12 @@ sanitize: $(VENV)/.installed-test
 	  FASTCTC_LIBRARY=$$(echo $(abspath $(SANITIZED))/_C*.so) \
 	  $(BIN)/python -m pytest -p no:cacheprovider -v -s tests/test_loss_fuzz.py \
 	  tests/test_align_fuzz.py $(PYTEST_ARGS)
+
+cuda-gates: | $(BIN)/python
+	$(BIN)/python packaging/cuda_resources.py
+
+gpu-check:
+	$(PYTHON) packaging/gpu_check.py --out $(or $(OUT),build/gpu-check-results)
 
 constraints:
 	$(PYTHON) packaging/lock.py

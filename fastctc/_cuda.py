@@ -189,7 +189,9 @@ class Cuda:
         saved = self.empty(scores, (saved_bytes,), torch.uint8)
         scratch = self.empty(scores, (scratch_bytes,), torch.uint8)
         loss = self.empty(scores, problem.loss_shape, loss_dtype(scores.dtype))
-        row_faults = self.empty(scores, (batch,), torch.int32)
+        row_faults = None
+        if config.validate_device_inputs:
+            row_faults = self.empty(scores, (batch,), torch.int32)
         self.call(
             "ctc_loss_cuda_forward",
             *self.device_and_stream(scores),
@@ -200,9 +202,9 @@ class Cuda:
             saved.data_ptr(),
             scratch.data_ptr(),
             loss.data_ptr(),
-            row_faults.data_ptr(),
+            0 if row_faults is None else row_faults.data_ptr(),
         )
-        if config.validate_device_inputs:
+        if row_faults is not None:
             _raise_faults(row_faults)
         return loss, saved, Kept(bounds, max_workspace_bytes)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import cuda_backends
 import pytest
 import torch
-from emulated_cuda import EMULATED, EmulatedCuda
 from hypothesis import HealthCheck, settings
 
-from fastctc._backends import BACKENDS
 from fastctc._native import _C
 
 # The same examples in every run, and no example fails for being slow on a busy machine.
@@ -21,18 +20,16 @@ settings.register_profile(
 )
 settings.load_profile("fastctc")
 
-if EMULATED:
-    if not hasattr(_C, "ctc_loss_cuda_forward"):
-        raise RuntimeError("FASTCTC_EMULATE_CUDA: FASTCTC_LIBRARY names no module with an emulator")
-    BACKENDS["cpu"] = EmulatedCuda(_C)
+cuda_backends.install()
 
-CPU_TARGETS = _C.cpu_targets() if _C is not None and not EMULATED else ["only one"]
+ON_CPU = _C is not None and not cuda_backends.ON_CUDA
+CPU_TARGETS = _C.cpu_targets() if ON_CPU else ["only one"]
 
 
 @pytest.fixture(params=CPU_TARGETS)
 def cpu_target(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test once with each set of CPU instructions that this machine has."""
-    if _C is None or EMULATED:
+    if not ON_CPU:
         yield request.param
         return
     before = _C.cpu_target()

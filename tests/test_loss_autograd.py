@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from emulated_cuda import EMULATED
+from cuda_backends import ON_CUDA
 from loss_cases import Case, assert_close, make_case, oracle, ours, padding_mask
 
 import fastctc
@@ -116,7 +116,7 @@ def test_dropped_rows_stay_zero_under_any_grad_out(cpu_target: str) -> None:
         assert torch.equal(grad, torch.zeros_like(grad))
 
 
-@pytest.mark.skipif(EMULATED, reason="on CUDA the gradient is made in the backward pass")
+@pytest.mark.skipif(ON_CUDA, reason="on CUDA the gradient is made in the backward pass")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_first_backward_hands_its_buffer_over(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
@@ -178,7 +178,7 @@ def test_scores_made_in_inference_mode() -> None:
     assert torch.equal(loss_of(case, scores), expected)
 
 
-@pytest.mark.skipif(EMULATED, reason="targets on the host are copied to the device")
+@pytest.mark.skipif(ON_CUDA, reason="targets on the host are copied to the device")
 def test_changed_inputs_are_noticed() -> None:
     case = make_case(60)
     scores = case.scores.requires_grad_()

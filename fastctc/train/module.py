@@ -115,10 +115,11 @@ class SpeechModule(pl.LightningModule):
 
     def losses(self, scores: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
         """Return each utterance's loss per label: (N,), 0 where no alignment exists."""
-        # The loss works on the CPU; scores from another device make the trip, and their gradient
-        # finds its way back.
+        # Where fastctc was built without CUDA, scores of a GPU make the trip to the CPU, and their
+        # gradient finds its way back.
+        served = scores.is_cuda and fastctc.build_info()["cuda"]
         loss = fastctc.ctc_loss(
-            scores.cpu(),
+            scores if served else scores.cpu(),
             batch.targets,
             lengths,
             batch.target_lengths,

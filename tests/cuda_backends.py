@@ -1,7 +1,7 @@
-"""The CUDA backend over host memory, for a compiled module whose kernels an emulator runs.
+"""The CUDA backend in the place of the CPU's, so that every test of values reaches its kernels.
 
-With ``FASTCTC_EMULATE_CUDA=1`` the losses of CPU tensors go this way in all tests, and
-``FASTCTC_LIBRARY`` names the module, one that was built with the emulator.
+``FASTCTC_EMULATE_CUDA=1``: the losses of CPU tensors go through the kernels that the emulator in
+``FASTCTC_LIBRARY`` runs. ``FASTCTC_TEST_THROUGH_GPU=1``: they go to the GPU and come back.
 """
 
 from __future__ import annotations
@@ -16,9 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastctc._backends import BACKENDS, Backend
+from fastctc._checks import Options, Problem
 from fastctc._cuda import Cuda
+from fastctc._native import _C
 
 EMULATED = os.environ.get("FASTCTC_EMULATE_CUDA", "0") not in ("", "0")
+THROUGH_GPU = os.environ.get("FASTCTC_TEST_THROUGH_GPU", "0") not in ("", "0")
+ON_CUDA = EMULATED or THROUGH_GPU
 
 ALIGNMENT = 256
 MARGIN = 4 * ALIGNMENT
@@ -73,3 +78,41 @@ class EmulatedCuda(Cuda):
             marked = bool((memory[:start] == MARK).all() and (memory[end:] == MARK).all())
             assert marked, f"{entry} wrote outside of a buffer of {end - start} bytes"
         self.buffers = [buffer for buffer in self.buffers if buffer[0]() is not None]
+
+
+class ThroughGpu:
+    """Hands the scores to the backend of the GPU, and its results to the host."""
+
+    def __init__(self, cuda: Backend) -> None:
+        self.cuda = cuda
+
+    def prepare(self, log_probs: Tensor, *rest: Any) -> Problem:
+        return self.cuda.prepare(log_probs.detach().cuda(), *rest)
+
+    def loss(self, problem: Problem) -> Tensor:
+        return self.cuda.loss(problem).cpu()
+
+    def loss_for_backward(self, problem: Problem) -> tuple[Tensor, tuple[Tensor, ...], Any]:
+        loss, saved, kept = self.cuda.loss_for_backward(problem)
+        return loss.cpu(), saved, kept
+
+    def backward(
+        self, saved: tuple[Tensor, ...], kept: Any, options: Options, grad_out: Tensor
+    ) -> Tensor:
+        there = (saved[0].cuda(), *saved[1:])
+        return self.cuda.backward(there, kept, options, grad_out.cuda()).cpu()
+
+    def gradient(self, problem: Problem, grad_out: Tensor) -> Tensor:
+        return self.cuda.gradient(problem, grad_out.cuda()).cpu()
+
+
+def install() -> None:
+    """Put the backend that the environment asks for in the place of the CPU's."""
+    if EMULATED:
+        if not hasattr(_C, "ctc_loss_cuda_forward"):
+            raise RuntimeError("FASTCTC_EMULATE_CUDA: FASTCTC_LIBRARY has no emulated kernels")
+        BACKENDS["cpu"] = EmulatedCuda(_C)
+    elif THROUGH_GPU:
+        if "cuda" not in BACKENDS or not torch.cuda.is_available():
+            raise RuntimeError("FASTCTC_TEST_THROUGH_GPU: no CUDA device, or no build for it")
+        BACKENDS["cpu"] = ThroughGpu(BACKENDS["cuda"])

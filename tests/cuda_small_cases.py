@@ -1,0 +1,56 @@
+"""Small losses on a GPU, each held against the CPU's: what compute-sanitizer is run on.
+
+    compute-sanitizer --tool memcheck python tests/cuda_small_cases.py
+
+Not a test by itself: sanitizers slow kernels down a hundredfold, so this takes each path once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from loss_cases import Case, assert_close, make_case, ours
+
+# Frames, rows, classes, labels; what is special.
+CASES: list[tuple[tuple[int, int, int, int], dict[str, Any], dict[str, Any]]] = [
+    ((1, 1, 1, 0), {}, {}),
+    ((7, 3, 5, 3), {"fitting": False}, {"reduction": "none"}),
+    ((33, 4, 29, 12), {"layout": "concatenated"}, {"from_logits": True}),
+    ((90, 2, 131, 40), {"repeats": True}, {"from_logits": True, "reduction": "sum"}),
+    ((210, 2, 29, 100), {"ragged": False}, {"from_logits": True, "reduction": "none"}),
+    ((420, 1, 29, 200), {"ragged": False}, {"grad": "true"}),
+    ((830, 1, 33, 400), {"ragged": False}, {"from_logits": True}),
+    ((1110, 1, 9, 1100), {"ragged": False}, {"from_logits": True}),
+    ((20, 3, 5003, 6), {}, {"from_logits": True}),
+]
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+BAD = {"input_lengths": 2**40, "target_lengths": -3, "targets": 2**62}
+
+
+def there(case: Case) -> Case:
+    tensors = (case.scores, case.targets, case.input_lengths, case.target_lengths)
+    return Case(*(tensor.cuda() for tensor in tensors), case.blank)
+
+
+def main() -> int:
+    count = 0
+    for index, (shape, made, options) in enumerate(CASES):
+        for dtype in DTYPES if shape[0] < 300 else DTYPES[:1]:
+            case = make_case(500 + index, *shape, dtype=dtype, **made)
+            loss, grad = ours(there(case), **options)
+            assert_close(case, (loss.cpu(), grad.cpu()), ours(case, **options), 1e-4)
+            count += 1
+    for name, value in BAD.items():
+        case = there(make_case(520))
+        getattr(case, name).view(-1)[1] = value
+        ours(case, from_logits=True, reduction="none")
+        count += 1
+    torch.cuda.synchronize()
+    print(f"{count} losses and gradients on {torch.cuda.get_device_name()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
