@@ -16,27 +16,31 @@ struct RowLengths {
   int fault;
 };
 
-// Reads all rows' target lengths, up to row n for its offsets. A length that is out of range counts as 0.
+// Reads all rows' target lengths for the offsets of row n. In the kernels' own memory a length that is out of range
+// counts as 0; in concatenated targets one that is only above the caller's bound still takes its place.
 template <class Scalar>
 __device__ RowLengths check_lengths(const Call<Scalar>& call, int64_t n, long long* shared) {
   const CtcLossCudaParams& p = call.p;
-  const int64_t most = p.shape.max_labels;
-  long long before = 0, entries = 0, all = 0;
+  const int64_t most = p.shape.max_labels, too_many = p.targets_numel + 1;
+  long long before = 0, entries = 0, target_at = 0, all = 0;
   for (int64_t k = threadIdx.x; k < p.shape.N; k += blockDim.x) {
     const int64_t length = p.target_lengths[k];
-    all += at_most(at_least<int64_t>(length, 0), most + 1);
+    const int64_t taken = at_most(at_least<int64_t>(length, 0), too_many);
+    all = at_most<int64_t>(all + taken, too_many);
     if (k >= n) continue;
+    target_at = at_most<int64_t>(target_at + taken, too_many);
     const int64_t labels = length >= 0 && length <= most ? length : 0;
     before += labels;
     entries += at_most(labels + 1, p.shape.C);
   }
   before = reduce_block(before, shared, Sum{});
   entries = reduce_block(entries, shared, Sum{});
+  target_at = reduce_block(target_at, shared, Sum{});
   all = reduce_block(all, shared, Sum{});
 
   const int64_t frames = p.input_lengths[n], labels = p.target_lengths[n];
   RowLengths lengths;
-  lengths.target_at = p.targets_stride ? n * p.targets_stride : before;
+  lengths.target_at = p.targets_stride ? n * p.targets_stride : target_at;
   // Where the bound on all labels is too low, faulty rows, of one pair each, lie behind the others.
   lengths.pairs_at = at_most<int64_t>(before, p.shape.total_labels) + n;
   lengths.entries_at = entries;
@@ -45,8 +49,8 @@ __device__ RowLengths check_lengths(const Call<Scalar>& call, int64_t n, long lo
     if (frames < 0) return CtcLossFault::input_length_negative;
     if (labels < 0) return CtcLossFault::target_length_negative;
     if (p.targets_stride && labels > p.targets_numel) return CtcLossFault::target_length_above_width;
-    if (labels > most) return CtcLossFault::target_length_above_bound;
     if (!p.targets_stride && all != p.targets_numel) return CtcLossFault::target_lengths_sum;
+    if (labels > most) return CtcLossFault::target_length_above_bound;
     if (before + labels > p.shape.total_labels) return CtcLossFault::target_length_above_bound;
     return CtcLossFault::none;
   };

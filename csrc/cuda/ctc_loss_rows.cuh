@@ -159,7 +159,7 @@ __device__ void emit(const Call<Scalar>& call, const Row& row, const X* scores, 
 // A group of threads per frame and row, in the order in which they lie in memory. Rows first_row and the `rows` from
 // there on.
 template <class X, int threads>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, sizeof(X) == 8 ? 2 : 6)
     rows_kernel(Call<typename ComputeType<X>::type> call, int64_t first_row, unsigned rows) {
   using Scalar = typename ComputeType<X>::type;
   using Group = RowGroup<threads>;
