@@ -1,4 +1,4 @@
-"""The CTC loss and forced alignment in double precision, written to be read.
+"""The CTC loss, forced alignment and prefix beam search in double precision, to be read.
 
 This is what the compiled kernels are tested against, and what serves ``fastctc.ctc_loss`` where the
 package was installed without its compiled library. It needs numba, which is imported at the first
@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["ctc_loss", "ctc_loss_cpu", "forced_align", "forced_align_cpu"]
+    from fastctc.reference._beam_search import ScoredPrefix
+
+__all__ = [
+    "ctc_loss",
+    "ctc_loss_cpu",
+    "forced_align",
+    "forced_align_cpu",
+    "prefix_beam_search",
+]
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
@@ -115,3 +123,16 @@ def forced_align_cpu(*args: Any) -> tuple[int, int, int, int] | None:
     from fastctc.reference import _binding
 
     return _binding.forced_align_cpu(*args)
+
+
+def prefix_beam_search(log_probs: ArrayLike, beam_size: int, **options: Any) -> list[ScoredPrefix]:
+    """The prefixes that a beam search ends with, best first; see `_beam_search` for the options.
+
+    Args:
+        log_probs: (T, C) natural-log probabilities of one utterance.
+        beam_size: prefixes kept after each frame.
+        options: blank, beam_threshold, top_k, top_p, blank_skip_threshold, fusion.
+    """
+    from fastctc.reference import _beam_search
+
+    return _beam_search.prefix_beam_search(log_probs, beam_size, **options)
