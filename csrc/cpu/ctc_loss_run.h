@@ -154,21 +154,6 @@ int64_t workspace_bytes(int dtype, const CtcUtterance& u) {
   return Lattice<SF>{}.lay_out(u, nullptr);
 }
 
-// Calls body(vectors, storage type) with the types as values of pointers.
-template <class SF, class SD, class Body>
-void with_types(int dtype, Body body) {
-  switch (dtype) {
-    case 0:
-      return body((SF*)nullptr, (Float16*)nullptr);
-    case 1:
-      return body((SF*)nullptr, (BFloat16*)nullptr);
-    case 2:
-      return body((SF*)nullptr, (float*)nullptr);
-    default:
-      return body((SD*)nullptr, (double*)nullptr);
-  }
-}
-
 template <class S, class X>
 void run_typed(S*, X*, CtcUtterance& u) {
   Run<S, X>{u, {}}.run();

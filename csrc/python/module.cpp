@@ -1,6 +1,7 @@
 #include <pybind11/pybind11.h>
 
 // One function per capability, each in the file of its name.
+void bind_beam_search(pybind11::module_& m);
 void bind_build_info(pybind11::module_& m);
 void bind_ctc_loss(pybind11::module_& m);
 void bind_forced_align(pybind11::module_& m);
@@ -10,6 +11,7 @@ void bind_ctc_loss_cuda(pybind11::module_& m);
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled part of fastctc. Pointers travel as integers; fastctc checks them first.";
+  bind_beam_search(m);
   bind_build_info(m);
   bind_ctc_loss(m);
   bind_forced_align(m);

@@ -171,11 +171,9 @@ def extended(
         longer = (*prefix, token)
         if longer in beam:
             continue
-        step: tuple[float, Any] | None = (0.0, None)
-        if fusion is not None:
-            step = fusion.extend(entry.state, token)
-            if step is None:
-                continue
+        step = (0.0, None) if fusion is None else fusion.extend(entry.state, token)
+        if step is None:
+            continue
         bonus, state = step
         mass = mass_before(entry, prefix[-1] if prefix else None, token) + bonus + frame[token]
         result[longer] = Entry(NEVER, mass, entry.bonus + bonus, state)

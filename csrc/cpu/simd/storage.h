@@ -186,4 +186,20 @@ FASTCTC_INLINE void store_part(X* p, int64_t n, typename S::F x) {
   for (int i = 0; i < n; ++i) from_scalar(lanes[i], p[i]);
 }
 
+// Calls body(vectors, storage type), the types as values of pointers. SF and SD: the target's vectors of float and of
+// double; dtype as in fastctc::DType.
+template <class SF, class SD, class Body>
+void with_types(int dtype, Body body) {
+  switch (dtype) {
+    case 0:
+      return body((SF*)nullptr, (Float16*)nullptr);
+    case 1:
+      return body((SF*)nullptr, (BFloat16*)nullptr);
+    case 2:
+      return body((SF*)nullptr, (float*)nullptr);
+    default:
+      return body((SD*)nullptr, (double*)nullptr);
+  }
+}
+
 }  // namespace

@@ -1,0 +1,157 @@
+#include "fastctc/beam_search.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <exception>
+#include <mutex>
+#include <numeric>
+
+#include "beam_search_kernel.h"
+#include "cpu_target.h"
+#include "flush_denormals.h"
+#include "thread_pool.h"
+#include "workspace.h"
+
+namespace fastctc {
+namespace {
+
+int64_t size_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
+
+int64_t trie_bytes(int64_t capacity) { return capacity * BeamTrie::kFields * int64_t(sizeof(int32_t)); }
+
+BeamTrie trie_in(const Workspace& memory, int64_t capacity) {
+  int32_t* p = static_cast<int32_t*>(memory.data());
+  const auto field = [&](int k) { return p + k * capacity; };
+  return {field(0), field(1), field(2), field(3), field(4), field(5), field(6), 0, capacity};
+}
+
+void copy_nodes(const BeamTrie& from, BeamTrie& to) {
+  int32_t* BeamTrie::* const fields[] = {&BeamTrie::parent,      &BeamTrie::token,        &BeamTrie::depth,
+                                         &BeamTrie::first_child, &BeamTrie::next_sibling, &BeamTrie::slot};
+  for (auto field : fields) std::memcpy(to.*field, from.*field, size_t(from.count) * sizeof(int32_t));
+  to.count = from.count;
+}
+
+Workspace take_one(int64_t bytes) {
+  std::vector<Workspace> pieces = take_workspaces(1, bytes);
+  return std::move(pieces.front());
+}
+
+BeamOptions kernel_options(const BeamSearchOptions& o) {
+  return {o.C,     o.blank,          o.beam_size,           o.top_k,
+          o.top_p, o.beam_threshold, o.blank_skip_threshold, o.from_logits,
+          o.fusion};
+}
+
+}  // namespace
+
+struct BeamSearch::Impl {
+  const BeamKernels& kernels;
+  BeamState state{};
+  Workspace workspace;
+  Workspace trie_memory;
+
+  Impl(const BeamSearchOptions& options, DType dtype)
+      : kernels(beam_kernels()),
+        state{kernel_options(options), int(dtype), nullptr, {}, 0, 0, 0, 0},
+        workspace(take_one(kernels.workspace_bytes(state))),
+        trie_memory(take_one(trie_bytes(16 * options.beam_size + 512))) {
+    state.workspace = workspace.data();
+    state.trie = trie_in(trie_memory, 16 * options.beam_size + 512);
+  }
+
+  ~Impl() {
+    try {
+      std::vector<Workspace> pieces;
+      pieces.push_back(std::move(workspace));
+      pieces.push_back(std::move(trie_memory));
+      give_back_workspaces(std::move(pieces));
+    } catch (const std::bad_alloc&) {  // then they are freed
+    }
+  }
+
+  void grow_trie() {
+    const int64_t capacity = 2 * state.trie.capacity;
+    Workspace larger = take_one(trie_bytes(capacity));
+    BeamTrie trie = trie_in(larger, capacity);
+    copy_nodes(state.trie, trie);
+    state.trie = trie;
+    std::swap(trie_memory, larger);
+  }
+
+  BeamResult result(const BeamHypothesis& hypothesis) const {
+    BeamResult r;
+    r.score = hypothesis.score;
+    r.lm_score = hypothesis.lm_score;
+    int32_t node = hypothesis.node;
+    r.tokens.resize(size_t(state.trie.depth[node]));
+    for (size_t i = r.tokens.size(); i-- > 0; node = state.trie.parent[node]) r.tokens[i] = state.trie.token[node];
+    return r;
+  }
+};
+
+BeamSearch::BeamSearch(const BeamSearchOptions& options, DType dtype) : impl_(new Impl(options, dtype)) { restart(); }
+
+BeamSearch::~BeamSearch() = default;
+
+void BeamSearch::restart() { impl_->kernels.start(impl_->state); }
+
+void BeamSearch::advance(const void* scores, int64_t stride, int64_t frames) {
+  const int64_t bytes = stride * size_of(static_cast<DType>(impl_->state.dtype));
+  const char* rows = static_cast<const char*>(scores);
+  for (;;) {
+    int64_t taken;
+    {
+      const FlushDenormals flush;
+      taken = impl_->kernels.advance(impl_->state, rows, stride, frames);
+    }
+    rows += taken * bytes;
+    frames -= taken;
+    if (frames == 0) return;
+    impl_->grow_trie();
+  }
+}
+
+BeamResults BeamSearch::best(int64_t nbest) {
+  std::vector<BeamHypothesis> found(size_t(std::min(nbest, impl_->state.options.beam_size)));
+  const int64_t count = impl_->kernels.best(impl_->state, int64_t(found.size()), found.data());
+  BeamResults results;
+  results.reserve(size_t(count));
+  for (int64_t i = 0; i < count; ++i) results.push_back(impl_->result(found[size_t(i)]));
+  return results;
+}
+
+std::vector<BeamResults> beam_search_cpu(const BeamSearchParams& p) {
+  std::vector<BeamResults> results(size_t(p.N));
+  std::vector<int64_t> order(size_t(p.N));
+  std::iota(order.begin(), order.end(), int64_t(0));
+  const int threads = int(std::min<int64_t>(std::max(p.num_threads, 1), p.N));
+  if (threads > 1)
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return p.lengths[a] > p.lengths[b]; });
+  std::atomic<int64_t> next{0};
+  std::mutex mutex;
+  std::exception_ptr failure;
+  run_on_threads(threads, [&](int) {
+    try {
+      std::unique_ptr<BeamSearch> beam;
+      for (int64_t i; (i = next.fetch_add(1)) < p.N;) {
+        const size_t n = size_t(order[size_t(i)]);
+        if (beam)
+          beam->restart();
+        else
+          beam.reset(new BeamSearch(p.options, p.dtype));
+        const char* rows = static_cast<const char*>(p.scores) + int64_t(n) * p.scores_stride_n * size_of(p.dtype);
+        beam->advance(rows, p.scores_stride_t, p.lengths[n]);
+        results[n] = beam->best(p.nbest);
+      }
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(mutex);
+      failure = std::current_exception();
+    }
+  });
+  if (failure) std::rethrow_exception(failure);
+  return results;
+}
+
+}  // namespace fastctc

@@ -1,0 +1,3 @@
+#include "beam_search_run.h"
+
+FASTCTC_DEFINE_BEAM_KERNELS(beam_kernels_avx2, 8)
