@@ -7,6 +7,8 @@
 #include <mutex>
 #include <numeric>
 
+#include "batch.h"
+#include "beam_search_align.h"
 #include "beam_search_kernel.h"
 #include "cpu_target.h"
 #include "flush_denormals.h"
@@ -15,8 +17,6 @@
 
 namespace fastctc {
 namespace {
-
-int64_t size_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
 
 int64_t trie_bytes(int64_t capacity) { return capacity * BeamTrie::kFields * int64_t(sizeof(int32_t)); }
 
@@ -39,9 +39,8 @@ Workspace take_one(int64_t bytes) {
 }
 
 BeamOptions kernel_options(const BeamSearchOptions& o) {
-  return {o.C,     o.blank,          o.beam_size,           o.top_k,
-          o.top_p, o.beam_threshold, o.blank_skip_threshold, o.from_logits,
-          o.fusion};
+  return {o.C,           o.blank, o.beam_size, o.top_k, o.top_p, o.beam_threshold, o.blank_skip_threshold,
+          o.from_logits, o.fusion};
 }
 
 }  // namespace
@@ -51,12 +50,16 @@ struct BeamSearch::Impl {
   BeamState state{};
   Workspace workspace;
   Workspace trie_memory;
+  const bool timesteps, confidence;
+  std::vector<double> log_normalisers;
 
   Impl(const BeamSearchOptions& options, DType dtype)
       : kernels(beam_kernels()),
-        state{kernel_options(options), int(dtype), nullptr, {}, 0, 0, 0, 0},
+        state{kernel_options(options), int(dtype), nullptr, {}, 0, 0, 0, 0, nullptr},
         workspace(take_one(kernels.workspace_bytes(state))),
-        trie_memory(take_one(trie_bytes(16 * options.beam_size + 512))) {
+        trie_memory(take_one(trie_bytes(16 * options.beam_size + 512))),
+        timesteps(options.timesteps),
+        confidence(options.confidence) {
     state.workspace = workspace.data();
     state.trie = trie_in(trie_memory, 16 * options.beam_size + 512);
   }
@@ -95,11 +98,19 @@ BeamSearch::BeamSearch(const BeamSearchOptions& options, DType dtype) : impl_(ne
 
 BeamSearch::~BeamSearch() = default;
 
-void BeamSearch::restart() { impl_->kernels.start(impl_->state); }
+void BeamSearch::restart() {
+  impl_->kernels.start(impl_->state);
+  impl_->log_normalisers.clear();
+}
 
 void BeamSearch::advance(const void* scores, int64_t stride, int64_t frames) {
   const int64_t bytes = stride * size_of(static_cast<DType>(impl_->state.dtype));
   const char* rows = static_cast<const char*>(scores);
+  if (impl_->confidence && impl_->state.options.from_logits) {
+    std::vector<double>& kept = impl_->log_normalisers;
+    kept.resize(kept.size() + size_t(frames));
+    impl_->state.log_normalisers = kept.data() + kept.size() - size_t(frames);
+  }
   for (;;) {
     int64_t taken;
     {
@@ -108,6 +119,7 @@ void BeamSearch::advance(const void* scores, int64_t stride, int64_t frames) {
     }
     rows += taken * bytes;
     frames -= taken;
+    if (impl_->state.log_normalisers) impl_->state.log_normalisers += taken;
     if (frames == 0) return;
     impl_->grow_trie();
   }
@@ -120,6 +132,19 @@ BeamResults BeamSearch::best(int64_t nbest) {
   results.reserve(size_t(count));
   for (int64_t i = 0; i < count; ++i) results.push_back(impl_->result(found[size_t(i)]));
   return results;
+}
+
+void BeamSearch::align(const void* scores, int64_t stride, int64_t frames, BeamResults& results) const {
+  if (!impl_->timesteps) return;
+  const BeamOptions& o = impl_->state.options;
+  const BeamEmissions emissions{scores,
+                                static_cast<DType>(impl_->state.dtype),
+                                stride,
+                                frames,
+                                o.C,
+                                o.blank,
+                                o.from_logits && impl_->confidence ? impl_->log_normalisers.data() : nullptr};
+  for (BeamResult& result : results) align_result(emissions, impl_->confidence, result);
 }
 
 std::vector<BeamResults> beam_search_cpu(const BeamSearchParams& p) {
@@ -144,6 +169,7 @@ std::vector<BeamResults> beam_search_cpu(const BeamSearchParams& p) {
         const char* rows = static_cast<const char*>(p.scores) + int64_t(n) * p.scores_stride_n * size_of(p.dtype);
         beam->advance(rows, p.scores_stride_t, p.lengths[n]);
         results[n] = beam->best(p.nbest);
+        beam->align(rows, p.scores_stride_t, p.lengths[n], results[n]);
       }
     } catch (...) {
       const std::lock_guard<std::mutex> lock(mutex);

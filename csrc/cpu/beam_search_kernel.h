@@ -31,8 +31,8 @@ struct BeamOptions {
   const BeamFusion* fusion;  // null: none
 };
 
-// The prefixes seen so far as a tree, an array for each field. Node 0 stands for "none" and node 1 for the empty prefix;
-// a parent's index is below its children's.
+// The prefixes seen so far as a tree, an array for each field. Node 0 stands for "none" and node 1 for the empty
+// prefix; a parent's index is below its children's.
 struct BeamTrie {
   static constexpr int kFields = 7;
 
@@ -58,6 +58,8 @@ struct BeamState {
   int64_t exponent;  // true masses are the stored ones times 2^exponent e^log_scale
   double log_scale;
   int current;  // which of the two sets of masses is valid
+
+  double* log_normalisers;  // of logits: advance() writes the frames' here, unless null
 };
 
 struct BeamKernels {

@@ -43,13 +43,13 @@ struct BeamLayout {
   int32_t* entering_fusion;
 
   // Of one frame.
-  Scalar* row;             // scores in the compute type, where stored in another
-  Int* token;              // classes that may make new prefixes,
-  Scalar* token_y;         // their scores and then their scaled probabilities
-  Int* token_rank;         // C of them: place in `token`, or -1
+  Scalar* row;              // scores in the compute type, where stored in another
+  Int* token;               // classes that may make new prefixes,
+  Scalar* token_y;          // their scores and then their scaled probabilities
+  Int* token_rank;          // C of them: place in `token`, or -1
   uint16_t* child_in_beam;  // of each such class, a bit for each slot
-  Scalar* score;           // of the candidates: the slots' prefixes first, then the new ones
-  Int* made_from;          // of a new one: place in `token` * width + slot of its parent
+  Scalar* score;            // of the candidates: the slots' prefixes first, then the new ones
+  Int* made_from;           // of a new one: place in `token` * width + slot of its parent
   Scalar* scratch;
   Int* chosen;   // the new ones that enter the beam
   Int* vacated;  // slots that are free

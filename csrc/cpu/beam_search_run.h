@@ -1,9 +1,9 @@
 // Prefix beam search, one frame at a time. Included once by each SIMD target's translation unit.
 //
 // A prefix in the beam has a slot. Its mass comes from itself (blank, or its last token again) and, where its parent is
-// in the beam, from there: it pulls that by the parent's slot, so merging needs no search. Then new prefixes compete for
-// the slots: only tokens that could beat the worst prefix of a full beam are looked at, survivors stay where they are,
-// and new ones take the slots that are freed.
+// in the beam, from there: it pulls that by the parent's slot, so merging needs no search. Then new prefixes compete
+// for the slots: only tokens that could beat the worst prefix of a full beam are looked at, survivors stay where they
+// are, and new ones take the slots that are freed.
 #pragma once
 
 #include "beam_search_layout.h"
@@ -156,6 +156,7 @@ struct BeamRun : BeamLayout<S> {
       }
       read(rows + t * stride, base[k]);
       const double normaliser = options.from_logits ? precise_sum(base[k], sum[k], tail[k]) : 1;
+      if (state.log_normalisers) state.log_normalisers[t] = (double)top + FASTCTC_MATH(log)(normaliser);
       take(normaliser);
     }
     return frames;
@@ -196,8 +197,7 @@ struct BeamRun : BeamLayout<S> {
     state.log_scale += options.from_logits ? -FASTCTC_MATH(log)(normaliser) : (double)top;
     top_probability = options.from_logits ? 1 / normaliser : FASTCTC_MATH(exp)((double)top);
     const Scalar blank_y = scaled_probability(S::set1(scores[options.blank]))[0];
-    if (options.blank_skip_threshold < 1 &&
-        blank_y / (double)scale * top_probability > options.blank_skip_threshold) {
+    if (options.blank_skip_threshold < 1 && blank_y / (double)scale * top_probability > options.blank_skip_threshold) {
       only_blank(blank_y);
     } else {
       stay(blank_y);
@@ -270,8 +270,7 @@ struct BeamRun : BeamLayout<S> {
         --tokens;
         for (; k < tokens; ++k) token[k] = token[k + 1], token_y[k] = token_y[k + 1];
       }
-    for (int64_t k = 0; k < tokens; k += W)
-      S::store(token_y + k, exp_value<S>(S::load(token_y + k)) * S::set1(scale));
+    for (int64_t k = 0; k < tokens; k += W) S::store(token_y + k, exp_value<S>(S::load(token_y + k)) * S::set1(scale));
   }
 
   // Classes whose score is at least `cut` above the frame's best, in order, and those differences.
@@ -368,7 +367,8 @@ struct BeamRun : BeamLayout<S> {
         const uint32_t same = Sets::equal(S::load(last + v * W), c);
         const F from = same ? Sets::pick(same, S::load(blank_mass(now()) + v * W), from_all) : from_all;
         const F product = from * y;
-        const uint32_t bits = Sets::not_below(fused ? from * most : product, S::set1(bound)) & ~child_in_beam[k * n + v];
+        const uint32_t bits =
+            Sets::not_below(fused ? from * most : product, S::set1(bound)) & ~child_in_beam[k * n + v];
         if (!bits) continue;
         if constexpr (fused) {
           for (uint32_t rest = bits; rest; rest &= rest - 1) offer(k, v * W + lowest_bit(rest), product);
@@ -455,7 +455,8 @@ struct BeamRun : BeamLayout<S> {
     const F q = S::set1(least);
     int64_t entering = 0, vacant = 0;
     for (int64_t i = 0; i < state.slots; i += W)
-      for (uint32_t bits = ~Sets::not_below(S::load(score + i), q) & Sets::first(state.slots - i); bits; bits &= bits - 1)
+      for (uint32_t bits = ~Sets::not_below(S::load(score + i), q) & Sets::first(state.slots - i); bits;
+           bits &= bits - 1)
         vacated[vacant++] = (Int)(i + lowest_bit(bits));
     for (int64_t i = 0; i < fresh; i += W)
       for (uint32_t bits = Sets::not_below(S::load(score + state.slots + i), q) & Sets::first(fresh - i); bits;
@@ -591,8 +592,7 @@ void start_beam(BeamState& state) {
 template <class S, class X>
 int64_t advance_typed(S*, X*, BeamState& state, const void* scores, int64_t stride, int64_t frames) {
   int64_t taken = 0;
-  call_with_beam<S, X>(state,
-                       [&](auto& run) { taken = run.advance(static_cast<const X*>(scores), stride, frames); });
+  call_with_beam<S, X>(state, [&](auto& run) { taken = run.advance(static_cast<const X*>(scores), stride, frames); });
   return taken;
 }
 template <class SF, class SD>
@@ -613,9 +613,8 @@ int64_t best_typed(S*, X*, BeamState& state, int64_t count, BeamHypothesis* out)
 template <class SF, class SD>
 int64_t best_of_beam(BeamState& state, int64_t count, BeamHypothesis* out) {
   int64_t found = 0;
-  with_types<SF, SD>(state.dtype, [&](auto* vectors, auto* storage) {
-    found = best_typed(vectors, storage, state, count, out);
-  });
+  with_types<SF, SD>(state.dtype,
+                     [&](auto* vectors, auto* storage) { found = best_typed(vectors, storage, state, count, out); });
   return found;
 }
 
@@ -632,8 +631,8 @@ int64_t beam_bytes(const BeamState& state) {
 
 }  // namespace
 
-#define FASTCTC_DEFINE_BEAM_KERNELS(name, float_lanes)                      \
-  const fastctc::BeamKernels fastctc::name = {                              \
+#define FASTCTC_DEFINE_BEAM_KERNELS(name, float_lanes)                       \
+  const fastctc::BeamKernels fastctc::name = {                               \
       beam_bytes<Simd<float, float_lanes>, Simd<double, float_lanes / 2>>,   \
       start_beam<Simd<float, float_lanes>, Simd<double, float_lanes / 2>>,   \
       advance_beam<Simd<float, float_lanes>, Simd<double, float_lanes / 2>>, \

@@ -17,7 +17,8 @@ T* at(Address address) {
 }
 
 fastctc::BeamSearchOptions options_of(int64_t C, int64_t blank, int64_t beam_size, bool from_logits,
-                                      double beam_threshold, int64_t top_k, double top_p, double blank_skip_threshold) {
+                                      double beam_threshold, int64_t top_k, double top_p, double blank_skip_threshold,
+                                      bool timesteps, bool confidence) {
   fastctc::BeamSearchOptions o;
   o.C = C;
   o.blank = blank;
@@ -27,6 +28,8 @@ fastctc::BeamSearchOptions options_of(int64_t C, int64_t blank, int64_t beam_siz
   o.top_k = top_k;
   o.top_p = top_p;
   o.blank_skip_threshold = blank_skip_threshold;
+  o.timesteps = timesteps;
+  o.confidence = confidence;
   return o;
 }
 
@@ -54,19 +57,25 @@ int64_t longest(const Batch& batch) {
   return int64_t(most);
 }
 
-// Into tokens (N, nbest, width), lengths, scores and lm_scores (N, nbest); what lies beyond the results is left alone.
-void write_results(const Batch& batch, int64_t nbest, int64_t width, Address tokens, Address lengths, Address scores,
-           Address lm_scores) {
+template <class From, class To>
+void write_row(const std::vector<From>& values, size_t width, To* out) {
+  std::copy_n(values.begin(), std::min(values.size(), width), out);
+}
+
+void write_results(const Batch& batch, int64_t nbest, int64_t width, Address lengths, Address scores, Address lm_scores,
+                   Address tokens, Address starts, Address ends, Address confidence) {
   py::gil_scoped_release unlocked;
   for (size_t n = 0; n < batch.size(); ++n)
     for (size_t k = 0; k < std::min(batch[n].size(), size_t(nbest)); ++k) {
       const fastctc::BeamResult& result = batch[n][k];
-      const size_t row = n * size_t(nbest) + k;
-      std::copy_n(result.tokens.begin(), std::min(result.tokens.size(), size_t(width)),
-                  at<int64_t>(tokens) + row * size_t(width));
+      const size_t row = n * size_t(nbest) + k, first = row * size_t(width);
       at<int64_t>(lengths)[row] = int64_t(result.tokens.size());
       at<double>(scores)[row] = result.score;
       at<double>(lm_scores)[row] = result.lm_score;
+      write_row(result.tokens, size_t(width), at<int64_t>(tokens) + first);
+      write_row(result.starts, size_t(width), at<int64_t>(starts) + first);
+      write_row(result.ends, size_t(width), at<int64_t>(ends) + first);
+      write_row(result.confidence, size_t(width), at<float>(confidence) + first);
     }
 }
 
@@ -75,15 +84,18 @@ void write_results(const Batch& batch, int64_t nbest, int64_t width, Address tok
 void bind_beam_search(py::module_& m) {
   py::class_<fastctc::BeamSearchOptions>(m, "BeamSearchOptions")
       .def(py::init(&options_of), py::arg("C"), py::arg("blank"), py::arg("beam_size"), py::arg("from_logits"),
-           py::arg("beam_threshold"), py::arg("top_k"), py::arg("top_p"), py::arg("blank_skip_threshold"));
+           py::arg("beam_threshold"), py::arg("top_k"), py::arg("top_p"), py::arg("blank_skip_threshold"),
+           py::arg("timesteps"), py::arg("confidence"));
 
   py::class_<Batch>(m, "BeamResults")
       .def("longest", &longest, "Tokens of the longest labelling.")
       .def("write", &write_results,
-           "Writes into int64 tokens (N, nbest, width) and lengths (N, nbest) and float64 scores and lm_scores\n"
-           "(N, nbest), by address; where an utterance has fewer results the memory is left as it is.",
-           py::arg("nbest"), py::arg("width"), py::arg("tokens"), py::arg("lengths"), py::arg("scores"),
-           py::arg("lm_scores"));
+           "Writes, by address, into lengths (int64), scores and lm_scores (float64), each (N, nbest), and into "
+           "tokens,\n"
+           "starts and ends (int64) and confidence (float32), each (N, nbest, width). What there is no result for is\n"
+           "left as it is.",
+           py::arg("nbest"), py::arg("width"), py::arg("lengths"), py::arg("scores"), py::arg("lm_scores"),
+           py::arg("tokens"), py::arg("starts"), py::arg("ends"), py::arg("confidence"));
 
   py::class_<fastctc::BeamSearch>(m, "BeamSearch")
       .def(py::init([](const fastctc::BeamSearchOptions& options, int dtype) {
@@ -95,10 +107,14 @@ void bind_beam_search(py::module_& m) {
              py::gil_scoped_release unlocked;
              beam.advance(at<const void>(scores), stride, frames);
            })
-      .def("best", [](fastctc::BeamSearch& beam, int64_t nbest) {
-        py::gil_scoped_release unlocked;
-        return Batch{beam.best(nbest)};
-      });
+      .def("best",
+           [](fastctc::BeamSearch& beam, int64_t nbest, Address scores, int64_t stride, int64_t frames) {
+             py::gil_scoped_release unlocked;
+             Batch batch{beam.best(nbest)};
+             beam.align(at<const void>(scores), stride, frames, batch.front());
+             return batch;
+           })
+      .def("restart", &fastctc::BeamSearch::restart);
 
   m.def("beam_search_cpu", &search,
         "Prefix beam search on host memory, given by addresses; see fastctc/beam_search.h for each argument.",

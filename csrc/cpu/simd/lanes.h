@@ -76,8 +76,7 @@ struct LaneSets {
 #ifdef __AVX512F__
     if constexpr (kAvx512) return _mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b);
 #elif defined(__AVX2__)
-    if constexpr (kAvx2)
-      return (uint32_t)_mm256_movemask_ps((__m256)_mm256_cmpeq_epi32((__m256i)a, (__m256i)b));
+    if constexpr (kAvx2) return (uint32_t)_mm256_movemask_ps((__m256)_mm256_cmpeq_epi32((__m256i)a, (__m256i)b));
 #endif
     uint32_t bits = 0;
     for (int i = 0; i < W; ++i) bits |= (uint32_t)(a[i] == b[i]) << i;
