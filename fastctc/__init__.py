@@ -10,16 +10,22 @@ from fastctc._build import build_info
 from fastctc._patch import patch_torch
 from fastctc._version import __version__
 from fastctc.align import TokenSpan, forced_align, merge_tokens
+from fastctc.decoder import CTCDecoder, CTCStream, DecodedBatch, Hypothesis, greedy_decode
 from fastctc.loss import CTCLoss, ctc_loss
 
 __all__ = [
+    "CTCDecoder",
     "CTCLoss",
+    "CTCStream",
+    "DecodedBatch",
+    "Hypothesis",
     "TokenSpan",
     "__version__",
     "build_info",
     "config",
     "ctc_loss",
     "forced_align",
+    "greedy_decode",
     "merge_tokens",
     "patch_torch",
 ]

@@ -12,10 +12,11 @@ struct BeamFusion {
 
   const void* self;
   int state_ints;
-  double largest_bonus;  // of one extension
   void (*start)(const void* self, int32_t* state);
   // Natural-log bonus of one more token and the state after it; false: forbidden.
   bool (*extend)(const void* self, const int32_t* state, int32_t token, int32_t* next, double* bonus);
+  // What one more token adds at most.
+  double (*largest_bonus)(const void* self, const int32_t* state);
   double (*finish)(const void* self, const int32_t* state);
 };
 

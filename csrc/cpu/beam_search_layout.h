@@ -36,6 +36,7 @@ struct BeamLayout {
   // with a fusion
   Scalar* factor;   // e^bonus of the last extension
   double* bonus;    // of all extensions
+  Scalar* outlook;  // e^bonus, at most, of the next extension
   int32_t* fusion;  // states
   // the same of prefixes about to enter
   Scalar* entering_factor;
@@ -71,6 +72,7 @@ struct BeamLayout {
     for (Int** field : fields) *field = carve.take<Int>(width);
     factor = carve.take<Scalar>(o.fusion ? width : 0);
     bonus = carve.take<double>(o.fusion ? width : 0);
+    outlook = carve.take<Scalar>(o.fusion ? width : 0);
     fusion = carve.take<int32_t>(o.fusion ? width * o.fusion->state_ints : 0);
     entering_factor = carve.take<Scalar>(o.fusion ? width : 0);
     entering_bonus = carve.take<double>(o.fusion ? width : 0);

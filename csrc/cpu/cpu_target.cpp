@@ -44,7 +44,8 @@ const Target kTargets[] = {
 #if defined(__GNUC__)
     {"vec128", [] { return true; }, &ctc_loss_kernels_vec128, &forced_align_kernels_vec128, &beam_kernels_vec128},
 #endif
-    {"portable", [] { return true; }, &ctc_loss_kernels_portable, &forced_align_kernels_portable, &beam_kernels_portable},
+    {"portable", [] { return true; }, &ctc_loss_kernels_portable, &forced_align_kernels_portable,
+     &beam_kernels_portable},
 };
 
 std::atomic<const Target*> in_use{nullptr};

@@ -1,0 +1,349 @@
+"""CTC decoding: from a network's emissions to texts."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastctc import _decode
+from fastctc._checks import DTYPE_CODES
+from fastctc._decode import DecodedBatch
+
+__all__ = ["CTCDecoder", "CTCStream", "DecodedBatch", "Hypothesis", "greedy_decode"]
+
+_PIECE_BOUNDARY = "\u2581"
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One labelling of an utterance.
+
+    Attributes:
+        tokens: its classes.
+        text: its tokens put together, word boundaries as spaces.
+        words: the words of the text.
+        score: natural log of the labelling's probability as the beam saw it, and what language
+            model, word score and hotwords add. Never above the exact sum over all paths.
+        lm_score: what language model, word score and hotwords added.
+        timesteps: for each token its first frame and the frame after its last one, on the most
+            probable path that spells these tokens. Empty where not asked for.
+        confidence: for each token its probability on these frames, averaged with the posterior
+            weights of the labelling's paths. Empty where not asked for.
+    """
+
+    tokens: list[int]
+    text: str
+    words: list[str]
+    score: float
+    lm_score: float
+    timesteps: list[tuple[int, int]]
+    confidence: list[float]
+
+
+def greedy_decode(
+    emissions: Tensor, lengths: Any = None, *, blank: int = 0, from_logits: bool = False
+) -> DecodedBatch:
+    """The labels that the best class of each frame spells: repeats merged, blanks left out.
+
+    Args:
+        emissions: (N, T, C) natural-log probabilities, or logits with ``from_logits``; float16,
+            bfloat16, float32 or float64, on any device.
+        lengths: (N,) frames of each utterance, a tensor or a list. None: all T.
+        blank: index of the blank class.
+        from_logits: scores and confidences are those of a log-softmax; the labels are the same.
+
+    Returns:
+        One labelling for each utterance, nbest = 1: its score is that of the path, its confidences
+        are the mean probabilities of the labels' frames.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a shape, a length or the blank is out of range.
+    """
+    emissions = _decode.check_emissions(emissions, (3,))
+    lengths = _decode.check_lengths(lengths, emissions.size(0), emissions.size(1))
+    if not 0 <= blank < emissions.size(-1):
+        raise ValueError(f"blank is {blank}: it must be from 0 to {emissions.size(-1) - 1}")
+    if emissions.size(1) == 0:
+        out = _decode.empty_batch(emissions.size(0), 1, 0, blank)
+        out.scores.zero_()
+        return DecodedBatch(*(tensor.to(emissions.device) for tensor in out))
+    return _decode.greedy(emissions, lengths, blank, from_logits)
+
+
+class CTCDecoder:
+    """Prefix beam search that sums the probabilities of all paths of a labelling.
+
+    With a beam wide enough the best hypothesis is the most probable labelling, and its score minus
+    its CTC loss; a narrower beam never claims more. Of equal scores the shorter labelling comes
+    first, then the one whose tokens come first in lexicographic order; scores that differ by less
+    than rounding (about 1e-6 of float32 sums) may be ordered either way.
+
+    One decoder may be used from many threads at once, and be pickled.
+
+    Args:
+        tokens: what each class stands for, C strings, that of the blank included; or one string of
+            C characters.
+        blank: index of the blank class.
+        beam_size: labellings kept after each frame.
+        nbest: labellings returned, at most `beam_size`.
+        beam_threshold: nats below the frame's best from which a labelling is dropped. None: float32
+            sums end at 87, float64 ones at 708.
+        top_k: only this many best classes of a frame, blank counted, make new labellings. From
+            ``beam_size + 2`` on this changes nothing.
+        top_p: only the best classes that together reach this probability make new labellings.
+        blank_skip_threshold: a frame whose blank is more probable than this counts as blank.
+        word_boundary: what separates words in `tokens`. None: the word-piece mark (U+2581) where a
+            token begins with it, else "|" where that is a token, else the space.
+        timesteps: fill in `Hypothesis.timesteps`.
+        confidence: fill in `Hypothesis.confidence`; needs `timesteps`.
+
+    Raises:
+        ValueError: an argument is out of range.
+        RuntimeError: fastctc was installed without its compiled library.
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[str],
+        *,
+        blank: int = 0,
+        beam_size: int = 100,
+        nbest: int = 1,
+        beam_threshold: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        blank_skip_threshold: float | None = None,
+        word_boundary: str | None = None,
+        timesteps: bool = True,
+        confidence: bool = True,
+    ) -> None:
+        self.tokens = list(tokens)
+        classes = len(self.tokens)
+        for index, token in enumerate(self.tokens):
+            if not isinstance(token, str):
+                raise TypeError(f"tokens[{index}] must be a str, got {type(token).__name__}")
+        _check_integer("blank", blank, 0, classes - 1)
+        _check_integer("beam_size", beam_size, 1, 2**16)
+        _check_integer("nbest", nbest, 1, beam_size)
+        if top_k is not None:
+            _check_integer("top_k", top_k, 1, 2**31)
+        _check_number("beam_threshold", beam_threshold, 0, math.inf)
+        _check_number("top_p", top_p, 0, 1)
+        _check_number("blank_skip_threshold", blank_skip_threshold, 0, 1)
+        if confidence and not timesteps:
+            raise ValueError("confidence=True needs timesteps=True")
+        self.blank = blank
+        self.beam_size = beam_size
+        self.nbest = nbest
+        self.beam_threshold = beam_threshold
+        self.top_k = top_k
+        self.top_p = top_p
+        self.blank_skip_threshold = blank_skip_threshold
+        self.timesteps = timesteps
+        self.confidence = confidence
+        self.word_boundary = _boundary(self.tokens) if word_boundary is None else word_boundary
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What is made from the settings and does not travel in a pickle."""
+        native = _decode.native()
+        self._options = {
+            from_logits: native.BeamSearchOptions(
+                C=len(self.tokens),
+                blank=self.blank,
+                beam_size=self.beam_size,
+                from_logits=from_logits,
+                beam_threshold=1e300 if self.beam_threshold is None else self.beam_threshold,
+                top_k=self.top_k or 0,
+                top_p=1.0 if self.top_p is None else self.top_p,
+                blank_skip_threshold=(
+                    1.0 if self.blank_skip_threshold is None else self.blank_skip_threshold
+                ),
+                timesteps=self.timesteps,
+                confidence=self.confidence,
+            )
+            for from_logits in (False, True)
+        }
+        boundary = self.word_boundary
+        self._spelling = [token.replace(boundary, " ") for token in self.tokens]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._prepare()
+
+    def decode_tensors(
+        self, emissions: Tensor, lengths: Any = None, *, from_logits: bool = False
+    ) -> DecodedBatch:
+        """The `nbest` best labellings as padded tensors.
+
+        Args:
+            emissions: (N, T, C) natural-log probabilities, or logits with ``from_logits``; float16,
+                bfloat16, float32 or float64. The search runs on the CPU, over as many threads as
+                ``torch.get_num_threads()``; emissions from elsewhere are copied.
+            lengths: (N,) frames of each utterance, a tensor or a list. None: all T.
+            from_logits: apply a log-softmax over the classes first.
+
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: a shape or a length is out of range.
+        """
+        emissions = _decode.check_emissions(emissions, (3,), len(self.tokens))
+        out = self._search(emissions, lengths, from_logits)
+        return DecodedBatch(*(tensor.to(emissions.device) for tensor in out))
+
+    def _search(self, emissions: Tensor, lengths: Any, from_logits: bool) -> DecodedBatch:
+        lengths = _decode.check_lengths(lengths, emissions.size(0), emissions.size(1))
+        options = self._options[bool(from_logits)]
+        emissions = _decode.with_adjacent_classes(emissions)
+        return _decode.beam_search(options, emissions, lengths, self.nbest, self.blank)
+
+    def __call__(
+        self, emissions: Tensor, lengths: Any = None, *, from_logits: bool = False
+    ) -> list[list[Hypothesis]]:
+        """The `nbest` best hypotheses of each utterance, best first; arguments as above.
+
+        A frame without a finite score leaves an utterance without hypotheses; NaN counts as -inf.
+        """
+        emissions = _decode.check_emissions(emissions, (3,), len(self.tokens))
+        return self.hypotheses(self._search(emissions, lengths, from_logits))
+
+    def hypotheses(self, decoded: DecodedBatch) -> list[list[Hypothesis]]:
+        """Texts for tensors that `decode_tensors` or `greedy_decode` has made."""
+        tokens, lengths, scores, lm_scores, starts, ends, confidence = (
+            tensor.tolist() for tensor in decoded
+        )
+        batch = []
+        for n, row in enumerate(lengths):
+            found = []
+            for k, length in enumerate(row):
+                if scores[n][k] == -math.inf:
+                    continue
+                times = zip(starts[n][k][:length], ends[n][k][:length], strict=True)
+                labels = tokens[n][k][:length]
+                text = "".join([self._spelling[c] for c in labels]).strip()
+                found.append(
+                    Hypothesis(
+                        labels,
+                        text,
+                        text.split(),
+                        scores[n][k],
+                        lm_scores[n][k],
+                        list(times) if self.timesteps else [],
+                        confidence[n][k][:length] if self.confidence else [],
+                    )
+                )
+            batch.append(found)
+        return batch
+
+    def greedy(
+        self, emissions: Tensor, lengths: Any = None, *, from_logits: bool = False
+    ) -> list[Hypothesis]:
+        """The hypothesis of each utterance's best path: see `greedy_decode`."""
+        emissions = _decode.check_emissions(emissions, (3,), len(self.tokens))
+        decoded = greedy_decode(emissions, lengths, blank=self.blank, from_logits=from_logits)
+        return [found[0] for found in self.hypotheses(decoded)]
+
+    def stream(self, *, from_logits: bool = False) -> CTCStream:
+        """A search that takes one utterance piece by piece."""
+        return CTCStream(self, from_logits)
+
+
+class CTCStream:
+    """One utterance decoded as it arrives; see `CTCDecoder.stream`.
+
+    However it is cut into pieces, the result is that of the whole. A stream keeps its emissions as
+    long as its decoder is to find timesteps. It may be used from several threads, one at a time;
+    a decoder has any number of streams.
+    """
+
+    def __init__(self, decoder: CTCDecoder, from_logits: bool) -> None:
+        self._decoder = decoder
+        self._from_logits = bool(from_logits)
+        self._lock = threading.Lock()
+        self._dtype: torch.dtype | None = None
+        self._search: Any = None
+        self._kept: list[Tensor] = []
+        self.frames = 0
+
+    def feed(self, emissions: Tensor) -> None:
+        """Take the next frames.
+
+        Args:
+            emissions: (T, C), of one dtype throughout the stream; T may be 0.
+
+        Raises:
+            TypeError: the dtype is not served, or not that of the frames before.
+            ValueError: the shape does not fit.
+        """
+        decoder = self._decoder
+        emissions = _decode.check_emissions(emissions, (2,), len(decoder.tokens))
+        emissions = _decode.with_adjacent_classes(emissions)
+        with self._lock:
+            if self._dtype is None:
+                self._dtype = emissions.dtype
+                self._search = _decode.native().BeamSearch(
+                    decoder._options[self._from_logits], DTYPE_CODES[emissions.dtype]
+                )
+            elif emissions.dtype is not self._dtype:
+                raise TypeError(
+                    f"emissions must be {self._dtype} like the frames before, got {emissions.dtype}"
+                )
+            if decoder.timesteps:
+                self._kept.append(emissions.clone(memory_format=torch.contiguous_format))
+            self._search.advance(emissions.data_ptr(), emissions.stride(0), emissions.size(0))
+            self.frames += emissions.size(0)
+
+    def hypotheses(self) -> list[Hypothesis]:
+        """The `nbest` best so far, as if the utterance ended here. The stream may go on."""
+        decoder = self._decoder
+        with self._lock:
+            if self._search is None:
+                classes = len(decoder.tokens)
+                nothing = torch.empty((1, 0, classes), device="cpu")
+                return decoder(nothing, from_logits=self._from_logits)[0]
+            if len(self._kept) > 1:
+                self._kept = [torch.cat(self._kept)]
+            address = self._kept[0].data_ptr() if self._kept else 0
+            found = self._search.best(decoder.nbest, address, len(decoder.tokens), self.frames)
+            decoded = _decode.to_tensors(found, 1, decoder.nbest, decoder.blank)
+        return decoder.hypotheses(decoded)[0]
+
+    def reset(self) -> None:
+        """Forget what was fed: the next frames begin another utterance."""
+        with self._lock:
+            self._kept = []
+            self.frames = 0
+            if self._search is not None:
+                self._search.restart()
+
+
+def _boundary(tokens: list[str]) -> str:
+    if any(token.startswith(_PIECE_BOUNDARY) for token in tokens):
+        return _PIECE_BOUNDARY
+    return "|" if "|" in tokens else " "
+
+
+def _check_integer(name: str, value: Any, least: int, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} is {value}: it must be from {least} to {most}")
+
+
+def _check_number(name: str, value: Any, above: float, most: float) -> None:
+    if value is None:
+        return
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number or None, got {type(value).__name__}")
+    if not above < value <= most:
+        raise ValueError(f"{name} is {value}: it must be above {above:g} and at most {most:g}")
