@@ -9,6 +9,7 @@
 
 #include "batch.h"
 #include "beam_search_align.h"
+#include "beam_search_fusion.h"
 #include "beam_search_kernel.h"
 #include "cpu_target.h"
 #include "flush_denormals.h"
@@ -38,15 +39,15 @@ Workspace take_one(int64_t bytes) {
   return std::move(pieces.front());
 }
 
-BeamOptions kernel_options(const BeamSearchOptions& o) {
-  return {o.C,           o.blank, o.beam_size, o.top_k, o.top_p, o.beam_threshold, o.blank_skip_threshold,
-          o.from_logits, o.fusion};
+BeamOptions kernel_options(const BeamSearchOptions& o, const BeamFusion* fusion) {
+  return {o.C, o.blank, o.beam_size, o.top_k, o.top_p, o.beam_threshold, o.blank_skip_threshold, o.from_logits, fusion};
 }
 
 }  // namespace
 
 struct BeamSearch::Impl {
   const BeamKernels& kernels;
+  const BeamFusion fusion;
   BeamState state{};
   Workspace workspace;
   Workspace trie_memory;
@@ -55,7 +56,9 @@ struct BeamSearch::Impl {
 
   Impl(const BeamSearchOptions& options, DType dtype)
       : kernels(beam_kernels()),
-        state{kernel_options(options), int(dtype), nullptr, {}, 0, 0, 0, 0, nullptr},
+        fusion(options.fusion ? beam_fusion(*options.fusion) : BeamFusion{}),
+        state{
+            kernel_options(options, options.fusion ? &fusion : nullptr), int(dtype), nullptr, {}, 0, 0, 0, 0, nullptr},
         workspace(take_one(kernels.workspace_bytes(state))),
         trie_memory(take_one(trie_bytes(16 * options.beam_size + 512))),
         timesteps(options.timesteps),

@@ -368,8 +368,8 @@ struct BeamRun : BeamFrame<S, X, fused> {
     int64_t n = 0;
     for (int64_t i = 0; i < state.slots; ++i) {
       if (!(total(now())[i] > 0)) continue;
-      order[n++] = (Int)i;
       final_score[i] = FASTCTC_MATH(log)((double)total(now())[i]) + scale_of_all + ending(i);
+      if (final_score[i] > -infinity()) order[n++] = (Int)i;
     }
     const auto before = [&](Int a, Int b) {
       if (final_score[a] != final_score[b]) return final_score[a] > final_score[b];

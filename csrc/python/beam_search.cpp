@@ -18,7 +18,7 @@ T* at(Address address) {
 
 fastctc::BeamSearchOptions options_of(int64_t C, int64_t blank, int64_t beam_size, bool from_logits,
                                       double beam_threshold, int64_t top_k, double top_p, double blank_skip_threshold,
-                                      bool timesteps, bool confidence) {
+                                      bool timesteps, bool confidence, Address fusion) {
   fastctc::BeamSearchOptions o;
   o.C = C;
   o.blank = blank;
@@ -30,6 +30,7 @@ fastctc::BeamSearchOptions options_of(int64_t C, int64_t blank, int64_t beam_siz
   o.blank_skip_threshold = blank_skip_threshold;
   o.timesteps = timesteps;
   o.confidence = confidence;
+  o.fusion = at<const fastctc::FusionView>(fusion);
   return o;
 }
 
@@ -85,7 +86,7 @@ void bind_beam_search(py::module_& m) {
   py::class_<fastctc::BeamSearchOptions>(m, "BeamSearchOptions")
       .def(py::init(&options_of), py::arg("C"), py::arg("blank"), py::arg("beam_size"), py::arg("from_logits"),
            py::arg("beam_threshold"), py::arg("top_k"), py::arg("top_p"), py::arg("blank_skip_threshold"),
-           py::arg("timesteps"), py::arg("confidence"));
+           py::arg("timesteps"), py::arg("confidence"), py::arg("fusion") = 0);
 
   py::class_<Batch>(m, "BeamResults")
       .def("longest", &longest, "Tokens of the longest labelling.")

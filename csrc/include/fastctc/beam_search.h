@@ -9,7 +9,7 @@
 
 namespace fastctc {
 
-struct BeamFusion;  // csrc/cpu/beam_search_kernel.h
+struct FusionView;  // core/fusion.h
 
 struct BeamSearchOptions {
   int64_t C = 0;      // classes; C < 2^31
@@ -23,7 +23,7 @@ struct BeamSearchOptions {
   int64_t top_k = 0;                // only so many best classes of a frame, blank counted, make new prefixes; 0: all
   double top_p = 1;                 // only the best classes that reach this probability together; 1: all
   double blank_skip_threshold = 1;  // a frame whose blank is more probable counts as blank; 1: none
-  const BeamFusion* fusion = nullptr;
+  const FusionView* fusion = nullptr;  // to host memory that lives as long as the search; null: none
 
   bool timesteps = false;   // find out when each token is emitted
   bool confidence = false;  // and how surely; needs timesteps
