@@ -19,10 +19,10 @@ struct BeamSearchOptions {
       false;  // apply log-softmax over the classes first; otherwise scores are taken as log-probabilities
   // Pruning bears on new prefixes only: blank, the repetition of a prefix's last token, and what flows into a prefix
   // that is in the beam are always considered.
-  double beam_threshold = 1e300;    // nats below the frame's best prefix from which a prefix is dropped
-  int64_t top_k = 0;                // only so many best classes of a frame, blank counted, make new prefixes; 0: all
-  double top_p = 1;                 // only the best classes that reach this probability together; 1: all
-  double blank_skip_threshold = 1;  // a frame whose blank is more probable counts as blank; 1: none
+  double beam_threshold = 1e300;       // nats below the frame's best prefix from which a prefix is dropped
+  int64_t top_k = 0;                   // only so many best classes of a frame, blank counted, make new prefixes; 0: all
+  double top_p = 1;                    // only the best classes that reach this probability together; 1: all
+  double blank_skip_threshold = 1;     // a frame whose blank is more probable counts as blank; 1: none
   const FusionView* fusion = nullptr;  // to host memory that lives as long as the search; null: none
 
   bool timesteps = false;   // find out when each token is emitted
