@@ -11,6 +11,8 @@ from fastctc._patch import patch_torch
 from fastctc._version import __version__
 from fastctc.align import TokenSpan, forced_align, merge_tokens
 from fastctc.decoder import CTCDecoder, CTCStream, DecodedBatch, Hypothesis, greedy_decode
+from fastctc.lexicon import Lexicon
+from fastctc.lm import NGramModel
 from fastctc.loss import CTCLoss, ctc_loss
 
 __all__ = [
@@ -19,6 +21,8 @@ __all__ = [
     "CTCStream",
     "DecodedBatch",
     "Hypothesis",
+    "Lexicon",
+    "NGramModel",
     "TokenSpan",
     "__version__",
     "build_info",

@@ -15,6 +15,7 @@ commands:
   validate   evaluate:    fastctc validate --ckpt_path RUN_FOLDER
   test       the same on the test sets
   predict    transcribe:  fastctc predict --ckpt_path RUN_FOLDER FILE...
+  lm         estimate an n-gram model for the decoders:  fastctc lm TEXT -o MODEL.arpa
   info       what is installed, what was compiled in, what this machine offers
 
 fastctc COMMAND --help lists a command's options; fastctc --version prints the version.
@@ -45,6 +46,10 @@ def main(args: Sequence[str] | None = None) -> int:
         from fastctc import info
 
         return info.main(words[1:])
+    if command == "lm":
+        from fastctc import estimate
+
+        return estimate.main(words[1:])
     if command not in _TRAINING:
         print(f"fastctc: no command {command!r}; see fastctc --help", file=sys.stderr)
         return 2

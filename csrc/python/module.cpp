@@ -5,6 +5,7 @@ void bind_beam_search(pybind11::module_& m);
 void bind_build_info(pybind11::module_& m);
 void bind_ctc_loss(pybind11::module_& m);
 void bind_forced_align(pybind11::module_& m);
+void bind_language_model(pybind11::module_& m);
 #ifdef FASTCTC_WITH_CUDA
 void bind_ctc_loss_cuda(pybind11::module_& m);
 #endif
@@ -15,6 +16,7 @@ PYBIND11_MODULE(_C, m) {
   bind_build_info(m);
   bind_ctc_loss(m);
   bind_forced_align(m);
+  bind_language_model(m);
 #ifdef FASTCTC_WITH_CUDA
   bind_ctc_loss_cuda(m);
 #endif

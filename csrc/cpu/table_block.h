@@ -1,0 +1,78 @@
+// Blocks of bytes with a header in front and arrays behind, found by offsets.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "fastctc/language_model.h"
+
+namespace fastctc {
+
+enum class TableKind : uint32_t { ngram = 0x6d676e31, lexicon = 0x78656c31, hotwords = 0x746f6831 };
+
+struct NGramHeader {
+  TableKind kind;
+  uint32_t slots;
+  int64_t nodes_at, arcs_at, unigrams_at;
+  int32_t words, unknown, end, start;
+  float best;
+};
+
+struct LexiconHeader {
+  TableKind kind;
+  int64_t nodes_at, first_word_at, words_at;
+};
+
+struct HotwordsHeader {
+  TableKind kind;
+  int32_t start;
+  int64_t nodes_at, extra_at;
+  float largest_rise;
+};
+
+// Lays arrays out one after the other; the block is then allocated once.
+class TableLayout {
+ public:
+  explicit TableLayout(std::size_t header_bytes) : bytes_(round_up(header_bytes)) {}
+
+  template <typename T>
+  int64_t array(std::size_t count) {
+    const std::size_t at = bytes_;
+    bytes_ = round_up(bytes_ + count * sizeof(T));
+    return static_cast<int64_t>(at);
+  }
+
+  template <typename Header>
+  TableBlock block(const Header& header) const {
+    TableBlock block(bytes_);
+    std::memcpy(block.data(), &header, sizeof header);
+    return block;
+  }
+
+ private:
+  static std::size_t round_up(std::size_t bytes) { return (bytes + 15) / 16 * 16; }
+  std::size_t bytes_;
+};
+
+template <typename T>
+T* table_array(TableBlock& block, int64_t at) {
+  return reinterpret_cast<T*>(block.data() + at);
+}
+
+template <typename T>
+const T* table_array(const void* block, int64_t at) {
+  return reinterpret_cast<const T*>(static_cast<const char*>(block) + at);
+}
+
+template <typename Header>
+Header table_header(const void* block, TableKind kind, const char* name) {
+  Header header;
+  std::memcpy(&header, block, sizeof header);
+  if (header.kind != kind) throw std::invalid_argument(std::string(name) + " is not a table that this version made");
+  return header;
+}
+
+}  // namespace fastctc
