@@ -52,9 +52,9 @@ int64_t packets_of(int64_t classes) {
 }
 
 template <int threads>
-dim3 grid_of_rows(int64_t T, int64_t rows) {
+dim3 grid_of_rows(int64_t frames, int64_t rows) {
   constexpr int per_block = RowGroup<threads>::kPerBlock;
-  return dim3(unsigned((T * rows + per_block - 1) / per_block));
+  return dim3(unsigned((frames * rows + per_block - 1) / per_block));
 }
 
 template <class X>
@@ -63,7 +63,7 @@ cudaError_t run_rows(const Call<typename ComputeType<X>::type>& call, int64_t fi
   const int64_t packets = p.from_logits ? packets_of<X>(p.shape.C) : call.plan.entries / 4;
   return with_row_threads(packets, [&](auto threads) {
     constexpr int n = decltype(threads)::value;
-    return fastctc::launch(rows_kernel<X, n>, grid_of_rows<n>(p.shape.T, rows), dim3(kRowThreads), 0,
+    return fastctc::launch(rows_kernel<X, n>, grid_of_rows<n>(call.plan.frames, rows), dim3(kRowThreads), 0,
                            cudaStream_t(p.stream), call, first_row, unsigned(rows));
   });
 }
@@ -140,8 +140,8 @@ cudaError_t backward(const CtcLossCudaParams& p) {
 
 bool in_range(const CtcLossCudaShape& shape) {
   const int64_t most = (int64_t(1) << 31) - 1;
-  return shape.T > 0 && shape.T <= most && shape.N > 0 && shape.N <= most && shape.C > 0 && shape.C <= most &&
-         shape.max_labels >= 0 && shape.max_labels < int64_t(1) << 30 && shape.total_labels >= 0;
+  return shape.T > 0 && shape.T <= most - kBlockFrames && shape.N > 0 && shape.N <= most && shape.C > 0 &&
+         shape.C <= most && shape.max_labels >= 0 && shape.max_labels < int64_t(1) << 30 && shape.total_labels >= 0;
 }
 
 }  // namespace

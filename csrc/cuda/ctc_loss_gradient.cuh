@@ -47,8 +47,8 @@ template <class Scalar>
 struct GradientFrame {
   Scalar base, scale, weight;
   bool with_scores;
-  const Scalar* sums;      // per entry
-  const int* entry_class;  // ascending
+  const Scalar* sums;  // per entry
+  const int* entry_class;
   int entries, blank_entry;
 };
 
@@ -71,6 +71,7 @@ __device__ void write_gradient(const GradientFrame<Scalar>& frame, const X* scor
     for (int i = lane; i < room; i += threads) subtrahend[i] = Scalar(0);
     Group::sync();
     for (int entry = lane; entry < frame.entries; entry += threads) {
+      if (entry == 0 && frame.blank_entry != 0) continue;  // the blank is among the labels
       const int64_t at = frame.entry_class[entry] - begin;
       const Scalar posterior = frame.sums[entry] + (entry == frame.blank_entry ? of_blank : Scalar(0));
       if (at >= 0 && at < room) subtrahend[at] = posterior * frame.weight;

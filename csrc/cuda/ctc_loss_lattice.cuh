@@ -17,18 +17,24 @@
 namespace fastctc {
 namespace cuda {
 
-// How many frames ahead a lane fetches its emissions, and in the second half the other direction's states: as many as
-// registers allow.
+// How far ahead a lane fetches: its emissions, two frames at a time, and in the second half the other direction's
+// states. As far as registers allow.
 template <class Scalar, int K>
 struct Fetch {
-  static constexpr int kEmissions = sizeof(Scalar) == 4 ? (K <= 2 ? 8 : 4) : 2;
-  static constexpr int kStates = kEmissions / 2;
+  static constexpr int kEmissionPairs = sizeof(Scalar) == 4 ? (K <= 2 ? 4 : 2) : 1;
+  static constexpr int kStates = sizeof(Scalar) == 4 ? (K <= 2 ? 4 : 2) : 1;
+};
+
+// Emissions of one entry in two frames.
+template <class Scalar>
+struct alignas(16) EmissionPair {
+  Scaled<Scalar> frame[2];
 };
 
 // The label states of a lane's pairs in one frame, as memory holds them. Their posteriors take the place of the first
 // half.
 template <class Scalar, int K>
-struct alignas(K * sizeof(Scaled<Scalar>) < 16 ? K * sizeof(Scaled<Scalar>) : 16) LaneStates {
+struct alignas(16) LaneStates {
   Scaled<Scalar> state[K];
 };
 template <class Scalar, int K>
@@ -52,16 +58,19 @@ struct Chain {
   static constexpr bool kBackwards = kReverse, kWithGradient = kGradient;
   static constexpr Sweep kFirst = kGradient ? Sweep::first_half : Sweep::loss_only;
   using Exponent = typename Number<Scalar>::Exponent;
-  static constexpr int kAhead = Fetch<Scalar, K>::kEmissions, kStatesAhead = Fetch<Scalar, K>::kStates;
+  static constexpr int kAhead = Fetch<Scalar, K>::kEmissionPairs, kStatesAhead = Fetch<Scalar, K>::kStates;
+  static constexpr int kPairs = kBlockFrames / 2;
 
   Scaled<Scalar> b[K], l[K];
   bool leave[K];
-  // of the frame to fetch next
-  const Scaled<Scalar>* emission_at[K];
-  const Scaled<Scalar>* blank_at;
-  LaneStates<Scalar, K>* states_at;
-  int emission_stride, states_stride;  // to the next frame of this direction, in units of the pointers above
-  bool has_states;                     // this lane's pairs have a place in memory
+  EmissionPair<Scalar> y[K][kAhead], y_blank[kAhead];  // fetched, of pairs of frames in turn
+  // of the block to fetch from next: each entry's frames lie together
+  const EmissionPair<Scalar>* emission_at[K];
+  const EmissionPair<Scalar>* blank_at;
+  LaneStates<Scalar, K>* states_at;  // of the first frame of the block at hand; frames lie kGroupLanes apart
+  int emission_stride;               // to the next block of this direction
+  int blocks_to_fetch;
+  bool has_states;  // this lane's pairs have a place in memory
   Scaled<Scalar>* edge_in;
   Scaled<Scalar>* edge_out;
   int warp;  // of this direction
@@ -87,55 +96,62 @@ struct Chain {
 
     const int* const pair_class = call.scratch.pair_class + row.pairs_at;
     const int* const pair_entry = call.scratch.pair_entry + row.pairs_at;
-    const int begin = kReverse ? row.frames - 1 : 0;
-    const Scaled<Scalar>* const emissions =
-        call.scratch.emissions + r * call.p.shape.T * call.plan.entries + int64_t(begin) * row.entries;
-    emission_stride = kReverse ? -row.entries : row.entries;
-    blank_at = emissions + row.blank_entry;
+    const int blocks = (row.frames + kBlockFrames - 1) / kBlockFrames, begin = kReverse ? blocks - 1 : 0;
+    const auto* const emissions = reinterpret_cast<const EmissionPair<Scalar>*>(
+                                      call.scratch.emissions + r * call.plan.frames * call.plan.entries) +
+                                  int64_t(begin) * row.entries * kPairs;
+    emission_stride = row.entries * kPairs * (kReverse ? -1 : 1);
+    blocks_to_fetch = blocks;
+    blank_at = emissions;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       const int label = label_of(labels, first + k), next = kReverse ? label - 1 : label + 1;
       const bool valid = label >= 1 && label <= labels, next_valid = next >= 1 && next <= labels;
-      emission_at[k] = emissions + (valid ? pair_entry[label] : row.blank_entry);
+      emission_at[k] = emissions + (valid ? pair_entry[label] : 0) * kPairs;
       leave[k] = valid && next_valid && pair_class[label] != pair_class[next];
       l[k] = dead<Scalar>();
       b[k] = first + k == dead_pairs(labels) ? one<Scalar>() : dead<Scalar>();
     }
     has_states = false;
     states_at = nullptr;
-    states_stride = 0;
     if (kGradient) {
       // the labels of the lane's pairs, from the lowest on: a multiple of K
       const int lowest = label_of(labels, kReverse ? first + K - 1 : first);
       has_states = lowest >= 0 && lowest <= labels + 1;
-      states_stride = int(call.plan.width) / K * (kReverse ? -1 : 1);
-      states_at = reinterpret_cast<LaneStates<Scalar, K>*>(call.scratch.states +
-                                                           (r * call.p.shape.T + begin) * call.plan.width) +
-                  (has_states ? lowest / K : 0);
+      const int owner = has_states ? lowest / K : 0;  // the lane that has these pairs in the other direction
+      states_at =
+          reinterpret_cast<LaneStates<Scalar, K>*>(call.scratch.states + r * call.plan.frames * call.plan.width) +
+          (owner / kGroupLanes * call.plan.frames + int64_t(begin) * kBlockFrames) * kGroupLanes + owner % kGroupLanes;
+    }
+    if (active(labels)) {
+#pragma unroll
+      for (int pair = 0; pair < kAhead; ++pair) fetch(pair);
     }
   }
 
   // Whether any of the warp's pairs can matter.
   __device__ __forceinline__ bool active(int labels) const { return warp * 32 * K < labels + K; }
 
-  struct Emissions {
-    Scaled<Scalar> y[K], blank;
-  };
+  // Where this direction's f-th frame of a block is in it.
+  static __device__ __forceinline__ constexpr int place(int f) { return kReverse ? kBlockFrames - 1 - f : f; }
 
-  __device__ __forceinline__ void fetch(Emissions& frame) {
+  // The emissions of this direction's given pair of frames in the block that is fetched from.
+  __device__ __forceinline__ void fetch(int pair) {
+    const int at = kReverse ? kPairs - 1 - pair : pair;
 #pragma unroll
-    for (int k = 0; k < K; ++k) {
-      frame.y[k] = *emission_at[k];
-      emission_at[k] += emission_stride;
-    }
-    frame.blank = *blank_at;
+    for (int k = 0; k < K; ++k) y[k][pair % kAhead] = emission_at[k][at];
+    y_blank[pair % kAhead] = blank_at[at];
+  }
+  __device__ __forceinline__ void fetch_from_next_block() {
+#pragma unroll
+    for (int k = 0; k < K; ++k) emission_at[k] += emission_stride;
     blank_at += emission_stride;
+    --blocks_to_fetch;
   }
 
-  // One frame, over which the other direction left the states `other`.
+  // This direction's f-th frame of a block, over which the other direction left the states `other`.
   template <Sweep kSweep>
-  __device__ __forceinline__ void step(const Emissions& frame, const LaneStates<Scalar, K>& other, Scaled<Scalar>* in,
-                                       Scaled<Scalar>* out, Scaled<Scalar> inverse_total) {
+  __device__ __forceinline__ void step(int f, const LaneStates<Scalar, K>& other, int turn) {
     Scaled<Scalar> stay[K], q[K], before[K];
 #pragma unroll
     for (int k = 0; k < K; ++k) {
@@ -145,68 +161,77 @@ struct Chain {
     Scaled<Scalar> entering = {__shfl_up_sync(kAllLanes, q[K - 1].m, 1), __shfl_up_sync(kAllLanes, q[K - 1].e, 1)};
     const int lane = threadIdx.x % 32;
     if (kMany) {
-      const Scaled<Scalar> edge = *in;
-      if (lane == 0) entering = edge;
-      if (lane == 31) *out = q[K - 1];
+      if (lane == 0) entering = edge_in[turn * kBlockFrames + f];
+      if (lane == 31) edge_out[turn * kBlockFrames + f] = q[K - 1];
     } else if (lane == 0) {
       entering = dead<Scalar>();
     }
+    const int pair = f / 2 % kAhead, half = place(f) % 2;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       before[k] = add(l[k], k == 0 ? entering : q[k > 0 ? k - 1 : 0]);
-      b[k] = multiply(stay[k], frame.blank);
-      l[k] = multiply(before[k], frame.y[k]);
+      b[k] = multiply(stay[k], y_blank[pair].frame[half]);
+      l[k] = multiply(before[k], y[k][pair].frame[half]);
     }
-    if (kSweep == Sweep::first_half && has_states) {
+    if (kSweep == Sweep::first_half) {
       LaneStates<Scalar, K> states;
 #pragma unroll
       for (int k = 0; k < K; ++k) states.state[kReverse ? K - 1 - k : k] = l[k];
-      *states_at = states;
+      if (has_states) states_at[place(f) * kGroupLanes] = states;
     }
-    if (kSweep == Sweep::second_half && has_states) {
+    if (kSweep == Sweep::second_half) {
       LanePosteriors<Scalar, K> posteriors;
 #pragma unroll
       for (int k = 0; k < K; ++k) {
         const int at = kReverse ? K - 1 - k : k;
-        posteriors.posterior[at] =
-            plain(before[k].m * other.state[at].m * inverse_total.m, before[k].e + inverse_total.e + other.state[at].e);
+        posteriors.posterior[at] = plain_product(before[k], other.state[at]);
       }
-      *reinterpret_cast<LanePosteriors<Scalar, K>*>(states_at) = posteriors;
+      if (has_states) *reinterpret_cast<LanePosteriors<Scalar, K>*>(states_at + place(f) * kGroupLanes) = posteriors;
     }
-    if (kSweep != Sweep::loss_only) states_at += states_stride;
   }
 
-  // The next `frames` frames of this direction, in as many steps as the block needs for both.
+  // Makes what follows relative to the probability of all paths, so that products of both directions are posteriors.
+  __device__ __forceinline__ void divide_by(Scaled<Scalar> total) {
+    const Scaled<Scalar> factor = inverse(total);
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      b[k] = {b[k].m * factor.m, b[k].e + factor.e};
+      l[k] = {l[k].m * factor.m, l[k].e + factor.e};
+    }
+  }
+
+  // The next `blocks` blocks of this direction, in as many steps as the thread block needs for both.
   template <Sweep kSweep>
-  __device__ __forceinline__ void sweep(int frames, int steps, bool active, Scaled<Scalar> inverse_total) {
+  __device__ __forceinline__ void sweep(int blocks, int steps, bool active) {
     constexpr bool kReads = kSweep == Sweep::second_half;
-    Emissions ring[kAhead];
+    constexpr int kNextBlock = kBlockFrames * kGroupLanes * (kReverse ? -1 : 1);
     LaneStates<Scalar, K> others[kStatesAhead];
-    const LaneStates<Scalar, K>* other = states_at;
-    if (active) {
 #pragma unroll
-      for (int f = 0; f < kAhead; ++f)
-        if (f < frames) fetch(ring[f]);
+    for (int f = 0; kReads && f < kStatesAhead; ++f) {
 #pragma unroll
-      for (int f = 0; f < kStatesAhead; ++f) {
-        if (kReads && has_states && f < frames) others[f] = *other;
-        if (kReads) other += states_stride;
-      }
+      for (int k = 0; k < K; ++k) others[f].state[k] = dead<Scalar>();
+      if (has_states && active && blocks > 0) others[f] = states_at[place(f) * kGroupLanes];
     }
     for (int step_index = 0; step_index < steps; ++step_index) {
-      const int block = step_index - (kMany ? warp : 0), left = frames - block * kBlockFrames;
-      if (active && block >= 0 && left > 0) {
-        Scaled<Scalar>* const in = edge_in + block % 2 * kBlockFrames;
-        Scaled<Scalar>* const out = edge_out + block % 2 * kBlockFrames;
+      const int block = step_index - (kMany ? warp : 0);
+      if (active && block >= 0 && block < blocks) {
+        const bool more_states = has_states && block + 1 < blocks;
 #pragma unroll
         for (int f = 0; f < kBlockFrames; ++f) {
-          if (f < left) {
-            step<kSweep>(ring[f % kAhead], others[f % kStatesAhead], in + f, out + f, inverse_total);
-            if (f + kAhead < left) fetch(ring[f % kAhead]);
-            if (kReads && has_states && f + kStatesAhead < left) others[f % kStatesAhead] = *other;
-            if (kReads) other += states_stride;
+          step<kSweep>(f, others[f % kStatesAhead], block % 2);
+          const int ahead = f + kStatesAhead;
+          if (kReads && ahead < kBlockFrames) {
+            if (has_states) others[f % kStatesAhead] = states_at[place(ahead) * kGroupLanes];
+          } else if (kReads) {
+            if (more_states)
+              others[f % kStatesAhead] = states_at[place(ahead - kBlockFrames) * kGroupLanes + kNextBlock];
           }
+          if (f % 2 == 0) continue;
+          const int pair = f / 2 + kAhead;
+          if (pair == kPairs) fetch_from_next_block();
+          if (pair < kPairs || blocks_to_fetch > 0) fetch(pair % kPairs);
         }
+        if (kGradient) states_at += kNextBlock;
 #pragma unroll
         for (int k = 0; k < K; ++k) {
           b[k] = normalised(b[k]);
@@ -311,13 +336,15 @@ __device__ Scaled<Scalar> run_direction(const Call<Scalar>& call, const Row& row
   Chain chain;
   chain.start(call, row, r, edges);
   const bool active = chain.active(row.labels);
-  chain.template sweep<Chain::kFirst>(before, steps, active, one<Scalar>());
+  chain.template sweep<Chain::kFirst>(before, steps, active);
   chain.leave_states(row.labels, Chain::kBackwards ? meeting.blanks_reverse : meeting.blanks,
                      Chain::kBackwards ? meeting.labels_reverse : meeting.labels);
   meet();
   const Scaled<Scalar> total = meeting.total(call.scratch.pair_class + row.pairs_at, row.labels, partial);
-  if (Chain::kWithGradient && total.e >= Number<Scalar>::kDeadBelow)
-    chain.template sweep<Sweep::second_half>(after, steps, active, {Scalar(1) / total.m, -total.e});
+  if (Chain::kWithGradient && total.e >= Number<Scalar>::kDeadBelow) {
+    chain.divide_by(total);
+    chain.template sweep<Sweep::second_half>(after, steps, active);
+  }
   return total;
 }
 
@@ -331,9 +358,9 @@ __global__ void __launch_bounds__(kMany ? 64 * kMostWarps : 64) lattice_kernel(C
   const int64_t r = blockIdx.x, n = first_row + r;
   const Row row = call.saved.rows[n];
   if (!enters_lattice(call, row, n)) return;
-  const int middle = row.frames / 2, rest = row.frames - middle;
+  const int blocks = (row.frames + kBlockFrames - 1) / kBlockFrames, middle = blocks / 2, rest = blocks - middle;
   const int warps_needed = (row.labels + K + 32 * K - 1) / (32 * K);
-  const int steps = (rest + kBlockFrames - 1) / kBlockFrames + warps_needed - 1;
+  const int steps = rest + warps_needed - 1;
   const Meeting<Scalar> meeting(memory, row.labels);
   Scaled<Scalar> total;
   if (threadIdx.x < blockDim.x / 2)

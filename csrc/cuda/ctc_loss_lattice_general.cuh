@@ -33,7 +33,7 @@ struct GeneralLattice {
         r(r),
         pair_class(call.scratch.pair_class + row.pairs_at),
         pair_entry(call.scratch.pair_entry + row.pairs_at),
-        emissions(call.scratch.emissions + r * call.p.shape.T * call.plan.entries) {
+        emissions(call.scratch.emissions + r * call.plan.frames * call.plan.entries) {
     const int64_t width = call.plan.width;
     Scaled<Scalar>* const memory =
         call.plan.states_in_shared ? reinterpret_cast<Scaled<Scalar>*>(shared) : call.scratch.current + r * 4 * width;
@@ -48,9 +48,9 @@ struct GeneralLattice {
     __syncthreads();
   }
   // All dead but one blank.
-  __device__ void start(int blank) {
+  __device__ void start(int blank, Scaled<Scalar> probability) {
     for (int i = threadIdx.x; i <= row.labels; i += blockDim.x) {
-      states.blanks[i] = i == blank ? one<Scalar>() : dead<Scalar>();
+      states.blanks[i] = i == blank ? probability : dead<Scalar>();
       states.labels[i] = dead<Scalar>();
     }
     __syncthreads();
@@ -60,8 +60,8 @@ struct GeneralLattice {
 
   // One frame forward; label states go to `kept` as well, unless that is null.
   __device__ void forward(int t, Scaled<Scalar>* kept) {
-    const Scaled<Scalar>* const y = emissions + int64_t(t) * row.entries;
-    const Scaled<Scalar> y_blank = y[row.blank_entry];
+    const Scaled<Scalar>* const y = emissions + emission_place(row.entries, t, 0);
+    const Scaled<Scalar> y_blank = y[0];
     for (int i = threadIdx.x; i <= row.labels; i += blockDim.x) {
       const Scaled<Scalar> blank = states.blanks[i], label = states.labels[i];
       next.blanks[i] = normalised(multiply(add(blank, label), y_blank));
@@ -69,7 +69,7 @@ struct GeneralLattice {
       if (i > 0) {
         state = add(label, states.blanks[i - 1]);
         if (leaves(i - 1)) state = add(state, states.labels[i - 1]);
-        state = normalised(multiply(state, y[pair_entry[i]]));
+        state = normalised(multiply(state, y[pair_entry[i] * kBlockFrames]));
       }
       next.labels[i] = state;
       if (kept) kept[i] = state;
@@ -78,17 +78,16 @@ struct GeneralLattice {
   }
 
   // One frame backward; the label posteriors take the place of the forward states in `kept`.
-  __device__ void backward(int t, Scaled<Scalar>* kept, Scaled<Scalar> inverse_total) {
-    const Scaled<Scalar>* const y = emissions + int64_t(t) * row.entries;
-    const Scaled<Scalar> y_blank = y[row.blank_entry];
+  __device__ void backward(int t, Scaled<Scalar>* kept) {
+    const Scaled<Scalar>* const y = emissions + emission_place(row.entries, t, 0);
+    const Scaled<Scalar> y_blank = y[0];
     for (int i = threadIdx.x; i <= row.labels; i += blockDim.x) {
       const Scaled<Scalar> blank = states.blanks[i];
       const Scaled<Scalar> blank_before = i < row.labels ? add(blank, states.labels[i + 1]) : blank;
       next.blanks[i] = normalised(multiply(blank_before, y_blank));
       const Scaled<Scalar> before = add(states.labels[i], leaves(i) ? blank_before : blank);
-      kept[i].m =
-          i == 0 ? Scalar(0) : plain(before.m * kept[i].m * inverse_total.m, before.e + inverse_total.e + kept[i].e);
-      next.labels[i] = i == 0 ? dead<Scalar>() : normalised(multiply(before, y[pair_entry[i]]));
+      kept[i].m = i == 0 ? Scalar(0) : plain_product(before, kept[i]);
+      next.labels[i] = i == 0 ? dead<Scalar>() : normalised(multiply(before, y[pair_entry[i] * kBlockFrames]));
     }
     swap();
   }
@@ -115,9 +114,9 @@ __device__ void general_posteriors(GeneralLattice<Scalar>& lattice, int64_t n, S
   const int segment_frames = int(call.plan.segment);
   const int64_t width = call.plan.width;
   Scaled<Scalar>* const kept = call.scratch.states + lattice.r * call.plan.segment * width;
+  const PosteriorPlaces places = {1, 2 * kGroupLanes, int(2 * width)};
   // what the backward states are between two segments
   const FrameStates<Scalar> resting = lattice.checkpoint((row.frames - 1) / segment_frames);
-  const Scaled<Scalar> inverse_total = {Scalar(1) / total.m, -total.e};
   for (int segment = (row.frames - 1) / segment_frames; segment >= 0; --segment) {
     const int begin = segment * segment_frames, end = at_most(begin + segment_frames, row.frames);
     const bool last = end == row.frames;
@@ -127,10 +126,12 @@ __device__ void general_posteriors(GeneralLattice<Scalar>& lattice, int64_t n, S
       for (int t = begin; t < end; ++t) lattice.forward(t, kept + (t - begin) * width);
       lattice.copy(resting, lattice.states);
     } else {
-      lattice.start(row.labels);
+      // dividing by the total here makes every product with a forward state a posterior
+      lattice.start(row.labels, inverse(total));
     }
-    for (int t = end - 1; t >= begin; --t) lattice.backward(t, kept + (t - begin) * width, inverse_total);
-    sum_posteriors(call, row, n, kept, begin, end - begin, int(threadIdx.x / 32), int(blockDim.x / 32), 1);
+    for (int t = end - 1; t >= begin; --t) lattice.backward(t, kept + (t - begin) * width);
+    sum_posteriors(call, row, n, reinterpret_cast<const Scalar*>(kept), places, begin, end - begin,
+                   int(threadIdx.x / 32), int(blockDim.x / 32));
     __syncthreads();
   }
 }
@@ -145,7 +146,7 @@ __global__ void __launch_bounds__(kGeneralThreads) general_lattice_kernel(Call<S
   GeneralLattice<Scalar> lattice(call, row, r, memory);
   const bool want_grad = call.p.shape.want_grad;
   const int segment_frames = int(call.plan.segment), last_segment = (row.frames - 1) / segment_frames;
-  lattice.start(0);
+  lattice.start(0, one<Scalar>());
   for (int t = 0; t < row.frames; ++t) {
     const int segment = t / segment_frames;
     Scaled<Scalar>* kept = nullptr;

@@ -131,12 +131,20 @@ __device__ __forceinline__ Scaled<Scalar> multiply(Scaled<Scalar> a, Scaled<Scal
   return {a.m * b.m, at_least(a.e + b.e, Number<Scalar>::kDead)};
 }
 
-// m * 2^d as a plain number, exactly 0 below the type's normal range; d is at most 1
+// a * b as a plain number, which is at most about 1: exactly 0 below the type's normal range
 template <class Scalar>
-__device__ __forceinline__ Scalar plain(Scalar m, typename Number<Scalar>::Exponent d) {
+__device__ __forceinline__ Scalar plain_product(Scaled<Scalar> a, Scaled<Scalar> b) {
   using N = Number<Scalar>;
-  const auto biased = at_least<typename N::Exponent>(d + N::kBias, 0);
-  return m * N::value(biased * (typename N::Exponent(1) << N::kMantissaBits));
+  using Exponent = typename N::Exponent;
+  constexpr Exponent unit = Exponent(1) << N::kMantissaBits;
+  const Exponent e = at_least<Exponent>(a.e + b.e, -N::kBias);
+  return a.m * b.m * N::value(e * unit + N::kBias * unit);
+}
+
+// 1 / a of a mantissa in [1, 2), again with one that is at least 1
+template <class Scalar>
+__device__ __forceinline__ Scaled<Scalar> inverse(Scaled<Scalar> a) {
+  return {Scalar(2) / a.m, -a.e - 1};
 }
 
 // mantissa back into [1, 2)

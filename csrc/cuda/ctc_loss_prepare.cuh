@@ -31,7 +31,7 @@ __device__ RowLengths check_lengths(const Call<Scalar>& call, int64_t n, long lo
     target_at = at_most<int64_t>(target_at + taken, too_many);
     const int64_t labels = length >= 0 && length <= most ? length : 0;
     before += labels;
-    entries += at_most(labels + 1, p.shape.C);
+    entries += at_most(labels, p.shape.C) + 1;
   }
   before = reduce_block(before, shared, Sum{});
   entries = reduce_block(entries, shared, Sum{});
@@ -58,8 +58,8 @@ __device__ RowLengths check_lengths(const Call<Scalar>& call, int64_t n, long lo
   return lengths;
 }
 
-// The stable order of the row's pairs by class: a pair comes after all that have a smaller class, and those of its own
-// class before it.
+// The stable order of the row's pairs by class, pair 0 first: a pair comes after all that have a smaller class, and
+// those of its own class before it.
 __device__ inline void sort_pairs(const int* pair_class, int pairs, int* pairs_by_class) {
   for (int i = threadIdx.x; i < pairs; i += blockDim.x) {
     const int own = pair_class[i];
@@ -72,7 +72,7 @@ __device__ inline void sort_pairs(const int* pair_class, int pairs, int* pairs_b
 
 // Numbers the classes in that order. Returns how many there are.
 __device__ inline int number_entries(const int* pair_class, const int* pairs_by_class, int pairs, int* pair_entry,
-                                     int* entry_class, int* segments, long long* shared) {
+                                     int blank, int* entry_class, int* segments, long long* shared) {
   int entries = 0;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   for (int first = 0; first < pairs; first += blockDim.x) {
@@ -95,7 +95,7 @@ __device__ inline int number_entries(const int* pair_class, const int* pairs_by_
     __syncthreads();
     if (rank < pairs) pair_entry[pair] = entry;
     if (begins) {
-      entry_class[entry] = own;
+      entry_class[entry] = own < 0 ? blank : own;
       segments[entry] = rank;
     }
   }
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kPrepareThreads) prepare_kernel(Call<Scalar> c
   int* const pair_class = call.scratch.pair_class + row.pairs_at;
   const int64_t* const target = p.targets + lengths.target_at;
   int outside = 0, repeats = 0;
-  if (threadIdx.x == 0) pair_class[0] = int(p.blank);
+  if (threadIdx.x == 0) pair_class[0] = -1;
   for (int i = threadIdx.x; i < row.labels; i += blockDim.x) {
     const int64_t label = target[i];
     const bool inside = label >= 0 && label < p.shape.C;
@@ -141,10 +141,13 @@ __global__ void __launch_bounds__(kPrepareThreads) prepare_kernel(Call<Scalar> c
     int* const pair_entry = call.scratch.pair_entry + row.pairs_at;
     sort_pairs(pair_class, pairs, pairs_by_class);
     __syncthreads();
-    row.entries = number_entries(pair_class, pairs_by_class, pairs, pair_entry, call.saved.entry_class + row.pairs_at,
+    int* const entry_class = call.saved.entry_class + row.pairs_at;
+    row.entries = number_entries(pair_class, pairs_by_class, pairs, pair_entry, int(p.blank), entry_class,
                                  call.scratch.segments + row.pairs_at + n, shared);
     __syncthreads();
-    row.blank_entry = pair_entry[0];
+    for (int entry = 1 + threadIdx.x; entry < row.entries; entry += blockDim.x)
+      if (entry_class[entry] == p.blank) row.blank_entry = entry;
+    row.blank_entry = int(reduce_block<long long>(row.blank_entry, shared, Largest{}));
   }
   if (threadIdx.x != 0) return;
   call.saved.rows[n] = row;

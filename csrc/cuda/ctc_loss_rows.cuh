@@ -142,18 +142,26 @@ __device__ void emit(const Call<Scalar>& call, const Row& row, const X* scores, 
                      Scalar base) {
   const auto& scratch = call.scratch;
   const int* const entry_class = call.saved.entry_class + row.pairs_at;
-  Scaled<Scalar>* const out = scratch.emissions + r * call.p.shape.T * call.plan.entries + int64_t(t) * row.entries;
+  Scaled<Scalar>* const out = scratch.emissions + r * call.plan.frames * call.plan.entries;
   for (int entry = RowGroup<threads>::lane(); entry < row.entries; entry += threads) {
     const Scalar x = to_scalar(scores[entry_class[entry]]);
     if (!below_infinity(x)) {
       const int* const segment = scratch.segments + row.pairs_at + n + entry;
       if (path_reads(row, t, scratch.pairs_by_class + row.pairs_at, segment[0], segment[1]))
         atomicOr(scratch.bad_scores + n, 1);
-      out[entry] = dead<Scalar>();
+      out[emission_place(row.entries, t, entry)] = dead<Scalar>();
     } else {
-      out[entry] = emission(x, base);
+      out[emission_place(row.entries, t, entry)] = emission(x, base);
     }
   }
+}
+
+// The frame t, past its last one, that fills up the last block of row r of those whose turn it is.
+template <int threads, class Scalar>
+__device__ void emit_nothing(const Call<Scalar>& call, const Row& row, int64_t r, int t) {
+  Scaled<Scalar>* const out = call.scratch.emissions + r * call.plan.frames * call.plan.entries;
+  for (int entry = RowGroup<threads>::lane(); entry < row.entries; entry += threads)
+    out[emission_place(row.entries, t, entry)] = entry == 0 ? one<Scalar>() : dead<Scalar>();
 }
 
 // A group of threads per frame and row, in the order in which they lie in memory. Rows first_row and the `rows` from
@@ -169,8 +177,10 @@ __global__ void __launch_bounds__(kRowThreads, sizeof(X) == 8 ? 2 : 6)
   const int t = int(item / rows);
   const int64_t r = item % rows, n = first_row + r;
   Row row{};
-  if (t < p.shape.T) row = call.saved.rows[n];
-  const bool live = t < p.shape.T && row.feasible && t < row.frames;
+  if (t < call.plan.frames) row = call.saved.rows[n];
+  const bool live = row.feasible && t < row.frames;
+  if (row.feasible && t >= row.frames && t / kBlockFrames * kBlockFrames < row.frames)
+    emit_nothing<threads>(call, row, r, t);
   if (Group::kBlock && !live) return;
   const X* const scores =
       live ? static_cast<const X*>(p.scores) + t * p.scores_stride_t + n * p.scores_stride_n : nullptr;

@@ -9,36 +9,41 @@ namespace cuda {
 
 constexpr int kSumThreads = 256;
 
-// Where the posterior of a pair's label is, counted in scalars from the frame's states on: a lane's posteriors take the
-// place of the first half of its label states.
-__device__ __forceinline__ int posterior_at(int pair, int pairs_per_lane) { return pair + (pair & -pairs_per_lane); }
+// Where label posteriors are, in scalars: a lane's take the place of the first half of its label states.
+struct PosteriorPlaces {
+  int pairs_per_lane;
+  int64_t group_stride;
+  int frame_stride;
+
+  __device__ __forceinline__ int64_t of(int pair) const {
+    const int lane = pair / pairs_per_lane;
+    return lane / kGroupLanes * group_stride + lane % kGroupLanes * 2 * pairs_per_lane + pair % pairs_per_lane;
+  }
+};
 
 // The posteriors of one entry's pairs in one frame, in the target's order.
 template <class Scalar>
-__device__ __forceinline__ Scalar entry_sum(const Scalar* frame, const int* pairs_by_class, int from, int to,
-                                            int pairs_per_lane) {
+__device__ __forceinline__ Scalar entry_sum(const Scalar* frame, const PosteriorPlaces& places,
+                                            const int* pairs_by_class, int from, int to) {
   Scalar sum = 0;
-  for (int rank = from; rank < to; ++rank) {
-    const int pair = pairs_by_class[rank];
-    sum += frame[posterior_at(pair, pairs_per_lane)];
-  }
+  for (int rank = from; rank < to; ++rank) sum += frame[places.of(pairs_by_class[rank])];
   return sum;
 }
 
-// Frames [0, frames) of `states`, (frames, width), to frames t0 on of row n's sums, one frame per warp: this one is
-// warp `warp` of `warps` that share them.
+// The first `frames` frames of `posteriors` to frames t0 on of row n's sums, one frame per warp: this one is warp
+// `warp` of `warps` that share them.
 template <class Scalar>
 __device__ __forceinline__ void sum_posteriors(const Call<Scalar>& call, const Row& row, int64_t n,
-                                               const Scaled<Scalar>* states, int t0, int frames, int warp, int warps,
-                                               int pairs_per_lane) {
+                                               const Scalar* posteriors, const PosteriorPlaces& places, int t0,
+                                               int frames, int warp, int warps) {
   const int* const pairs_by_class = call.scratch.pairs_by_class + row.pairs_at;
   const int* const segments = call.scratch.segments + row.pairs_at + n;
   Scalar* const sums = call.saved.posterior_sums + call.p.shape.T * row.entries_at + int64_t(t0) * row.entries;
   for (int frame = warp; frame < frames; frame += warps) {
-    const Scalar* const posteriors = reinterpret_cast<const Scalar*>(states + frame * call.plan.width);
+    const Scalar* const from = posteriors + int64_t(frame) * places.frame_stride;
     for (int entry = threadIdx.x % 32; entry < row.entries; entry += 32)
       sums[int64_t(frame) * row.entries + entry] =
-          entry_sum(posteriors, pairs_by_class, segments[entry], segments[entry + 1], pairs_per_lane);
+          entry == 0 ? Scalar(0) : entry_sum(from, places, pairs_by_class, segments[entry], segments[entry + 1]);
   }
 }
 
@@ -48,9 +53,12 @@ __global__ void __launch_bounds__(kSumThreads) sums_kernel(Call<Scalar> call, in
   const int64_t r = blockIdx.x, n = first_row + r;
   if (call.saved.outcomes[n] != Outcome::possible) return;
   const Row row = call.saved.rows[n];
-  const int warps = kSumThreads / 32;
-  sum_posteriors(call, row, n, call.scratch.states + r * call.p.shape.T * call.plan.width, 0, row.frames,
-                 int(blockIdx.y) * warps + int(threadIdx.x / 32), int(gridDim.y) * warps, call.plan.pairs_per_lane);
+  const int warps = kSumThreads / 32, lane_scalars = 2 * call.plan.pairs_per_lane;
+  const PosteriorPlaces places = {call.plan.pairs_per_lane, call.plan.frames * kGroupLanes * lane_scalars,
+                                  kGroupLanes * lane_scalars};
+  sum_posteriors(call, row, n,
+                 reinterpret_cast<const Scalar*>(call.scratch.states + r * call.plan.frames * call.plan.width), places,
+                 0, row.frames, int(blockIdx.y) * warps + int(threadIdx.x / 32), int(gridDim.y) * warps);
 }
 
 // What a row's loss is multiplied by in the reduction.
