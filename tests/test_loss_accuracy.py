@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from loss_cases import Case, assert_close, make_case, oracle, ours
+from cuda_backends import ON_CUDA
+from loss_cases import ROUNDING, Case, assert_close, make_case, oracle, ours
 
 from fastctc import config
 
@@ -203,7 +204,9 @@ def test_lattice_kept_in_checkpoints(
     result = ours(case, **options)
     assert_close(case, result, oracle(case, **options), None if dtype is torch.float64 else ALONE)
     config.max_workspace_mb = 256
-    torch.testing.assert_close(ours(case, **options), result, rtol=0, atol=1e-6)
+    # On CUDA other kernels serve what fits, and round otherwise.
+    rtol, atol = (2 * ROUNDING.get(dtype, 0.0), ALONE) if ON_CUDA else (0, 1e-6)
+    torch.testing.assert_close(ours(case, **options), result, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
