@@ -148,7 +148,7 @@ def render(usages: Sequence[Usage], version: str) -> str:
         "# What the CUDA kernels take",
         "",
         f"nvcc {version}. Registers of a thread on each architecture; static shared memory of a",
-        "block in bytes (what a launch asks for comes on top). No kernel uses local memory.",
+        "block in bytes (what a launch asks for comes on top). Local memory is not allowed.",
         "`make cuda-gates` holds the kernels against this table, and",
         "`python packaging/cuda_resources.py --write` writes it.",
     ]

@@ -156,16 +156,13 @@ def stages(out: Path, arch: str, quick: bool) -> list[Stage]:
     python = sys.executable
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--maxfail=25"]
     configure, build = build_commands(arch)
+    marked = [path for path in sorted((_ROOT / "tests").glob("test_*.py")) if _is_for_gpu(path)]
+    bench = [python, "-m", "benchmarks.bench_ctc_loss_cuda", "--out", out / "ctc-loss-cuda.json"]
     found = [
         Stage("configure", configure, 60, needs_build=False),
         Stage("build", build, 180, needs_build=False),
-        Stage("tests on the GPU", [*pytest, "tests", "-m", "gpu"], 150),
-        Stage(
-            "tests of values, through the GPU",
-            [*pytest, *(f"tests/test_loss{name}.py" for name in _THROUGH_GPU)],
-            120,
-            {"FASTCTC_TEST_THROUGH_GPU": "1"},
-        ),
+        Stage("tests on the GPU", [*pytest, "-m", "gpu", *marked], 100),
+        Stage("benchmark of the loss", [*bench, *["--quick"] * quick], 170),
     ]
     sanitizer = find_tool("compute-sanitizer") or "compute-sanitizer"
     for tool in ("memcheck", "racecheck", "synccheck"):
@@ -179,9 +176,14 @@ def stages(out: Path, arch: str, quick: bool) -> list[Stage]:
                 {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
             )
         )
-    bench = [python, "-m", "benchmarks.bench_ctc_loss_cuda", "--out", out / "ctc-loss-cuda.json"]
-    found.append(Stage("benchmark of the loss", [*bench, *["--quick"] * quick], 170))
+    values = [*pytest, *(f"tests/test_loss{name}.py" for name in _THROUGH_GPU)]
+    through_gpu = {"FASTCTC_TEST_THROUGH_GPU": "1"}
+    found.append(Stage("tests of values, through the GPU", values, 120, through_gpu))
     return found
+
+
+def _is_for_gpu(tests: Path) -> bool:
+    return "pytest.mark.gpu" in tests.read_text()
 
 
 def run(stage: Stage, seconds: float, log: Callable[[str], None]) -> dict[str, Any]:

@@ -70,6 +70,10 @@ def computed(
     return loss.cpu(), grad.cpu()
 
 
+def loss_of(case: Case, scores: torch.Tensor) -> torch.Tensor:
+    return fastctc.ctc_loss(scores, *case.arguments()[1:], from_logits=True)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -235,3 +239,13 @@ def test_states_kept_in_checkpoints(device: torch.device, dtype: torch.dtype, la
     assert_close(case, result, oracle(case, **options))
     stored = computed(device, case, **options)
     torch.testing.assert_close(stored, result, rtol=1e-5, atol=1e-5)
+
+
+def test_the_limit_may_change_before_the_backward_pass(device: torch.device) -> None:
+    case = on(device, make_case(311, 300, 3, 30, 120))
+    scores = case.scores.requires_grad_()
+    (expected,) = torch.autograd.grad(loss_of(case, scores), scores)
+    with workspace_of(1):
+        loss = loss_of(case, scores)
+    (grad,) = torch.autograd.grad(loss, scores)
+    torch.testing.assert_close(grad, expected, rtol=1e-5, atol=1e-5)
