@@ -24,7 +24,7 @@ _FAULTS = {
     4: "target_lengths above the width of targets",
     5: "target_lengths that do not add up to the size of targets",
     _LABEL_FAULT: "a label outside of the classes",
-    8: "target_lengths above max_target_length",
+    8: "target_lengths above max_target_length or the size of targets",
 }
 _MOST_ROWS_NAMED = 8
 

@@ -165,6 +165,16 @@ def test_validation_names_the_row(device: torch.device, validation: None, fault:
     computed(device, make_case(304))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_validation_holds_lengths_against_the_bound(
+    device: torch.device, validation: None, layout: str
+) -> None:
+    case = on(device, make_case(312, ragged=False, layout=layout))
+    case.target_lengths[:3] = torch.tensor([4, 2, 7])
+    with pytest.raises(RuntimeError, match=r"target_lengths above max_target_length .*\(row 2"):
+        fastctc.ctc_loss(*case.arguments(), max_target_length=5)
+
+
 def test_validation_names_all_rows(device: torch.device, validation: None) -> None:
     case = make_case(305, batch=20, ragged=False)
     case.input_lengths[3] = 31
