@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fastctc._spelling import BOUNDARY, Spelling, find_boundary, flatten
+from fastctc._spelling import BOUNDARY, PIECE_MARK, Spelling, find_boundary, flatten
 from fastctc.lexicon import Lexicon
 from fastctc.lm import NGramModel, address_of, compiled
 
 NO_MODEL, BY_TOKEN, BY_WORD = 0, 1, 2
 _UNITS = {"token": BY_TOKEN, "word": BY_WORD}
 # How ARPA files, which have no word that is a blank, write one.
-_WRITTEN_BLANKS = ("<space>", "|", "\N{LOWER ONE EIGHTH BLOCK}", "_")
+_WRITTEN_BLANKS = ("<space>", "|", PIECE_MARK, "_")
 
 
 class TracedWord(NamedTuple):
@@ -62,8 +62,8 @@ class Fusion:
             model; -inf forbids them. Default: -inf with a lexicon, else 0.
         hotwords: phrases, each with `hotword_weight`, or with a bonus of its own in a mapping.
         hotword_weight: added for each occurrence of a hotword.
-        word_boundary: what stands between words. Default: the first of a blank, "|", U+2581 (as a
-            token, or as the beginning of tokens) and "<space>" among the tokens; "" for nothing.
+        word_boundary: what stands between words. Default: U+2581 where a token begins with it, else
+            the first of "|", a blank and "<space>" among the tokens. "": nothing does.
 
     Attributes:
         words: what word numbers stand for: the lexicon's words, or those of the model.

@@ -21,7 +21,8 @@ MOST_SPELLINGS = 256
 
 Symbols = tuple[int, ...]
 
-_BOUNDARIES = (" ", "|", "\N{LOWER ONE EIGHTH BLOCK}", "<space>")
+PIECE_MARK = "\N{LOWER ONE EIGHTH BLOCK}"
+_BOUNDARIES = ("|", " ", "<space>")
 _SPECIAL = re.compile(r"<[^<>\s]+>")
 
 
@@ -32,11 +33,9 @@ def find_boundary(tokens: Sequence[str], asked: str | None) -> str:
         ValueError: no token has what was asked for.
     """
     if asked is None:
-        for usual in _BOUNDARIES:
-            if usual in tokens:
-                return usual
-        piece = _BOUNDARIES[2]
-        return piece if any(token.startswith(piece) for token in tokens) else ""
+        if any(token.startswith(PIECE_MARK) for token in tokens):
+            return PIECE_MARK
+        return next((usual for usual in _BOUNDARIES if usual in tokens), "")
     if asked and not any(
         token == asked or (len(asked) == 1 and asked in token) for token in tokens
     ):

@@ -128,6 +128,25 @@ def test_every_step_is_what_the_definition_says(name: str, tokens: list[int]) ->
     assert [word.text for word in trace.words] == text.split()
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name != "character model"])
+def test_bounds_of_tokens_of_one_symbol_hold(name: str) -> None:
+    letters = TOKENS[:5]
+    fusion = Fusion(letters, **CASES[name][0])
+    states = [_C.fusion_start(fusion.address)]
+    tightest = math.inf
+    for _ in range(5):
+        longer = []
+        for state in states:
+            bound = _C.fusion_largest_bonus(fusion.address, state)
+            steps = [_C.fusion_extend(fusion.address, state, t) for t in range(1, len(letters))]
+            assert max(bonus for bonus, _ in steps) <= bound <= fusion.largest_bonus + 1e-5
+            tightest = min(tightest, bound)
+            longer += [after for bonus, after in steps if bonus > -math.inf]
+        states = longer
+    if "hotwords" in CASES[name][0]:
+        assert tightest < fusion.largest_bonus
+
+
 def ids(text: str, tokens: list[str] = TOKENS) -> list[int]:
     """Tokens of single characters."""
     return [tokens.index(character) for character in text]

@@ -39,7 +39,12 @@ struct FusionView {
   float ngram_weight = 0;    // above 0 where there is a model
   float word_score = 0;      // for each word, when it ends
   float unknown_score = 0;   // for each word outside the lexicon; -inf: there are none
-  float largest_bonus = 0;   // upper bound on what one token adds, without the part that depends on the state
+
+  // Upper bounds on what one token adds, without the n-gram model of tokens.
+  float largest_bonus = 0;  // from any state
+  float end_bonus = 0;      // by the end of a word, where it has one symbol at most
+  float word_bonus = 0;     // by any word, where it has one symbol at most
+  int32_t one_symbol = 0;   // no token has more
 };
 
 // One per hypothesis.
@@ -160,14 +165,24 @@ FASTCTC_HOST_DEVICE static inline float fusion_finish(const FusionView& f, const
   return fusion_total(f, fusion_finish_parts(f, state));
 }
 
+// Sums of float32 are off by less.
+constexpr float kBoundMargin = 1e-5f;
+
 // No token adds more than this, from any state.
 FASTCTC_HOST_DEVICE static inline float fusion_largest_bonus(const FusionView& f) {
-  return f.largest_bonus + (f.unit == NGramUnit::token ? f.ngram_weight * f.ngram.best : 0.0f);
+  const float ngram = f.unit == NGramUnit::token ? f.ngram_weight * f.ngram.best : 0.0f;
+  return f.largest_bonus + ngram + kBoundMargin;
 }
 
 // No token adds more than this in this state.
 FASTCTC_HOST_DEVICE static inline float fusion_largest_bonus(const FusionView& f, const FusionState& state) {
-  return f.largest_bonus + (f.unit == NGramUnit::token ? f.ngram_weight * f.ngram.nodes[state.ngram].best : 0.0f);
+  float bonus = kBoundMargin;
+  if (f.unit == NGramUnit::token) bonus += f.ngram_weight * f.ngram.nodes[state.ngram].best;
+  if (!f.one_symbol) return bonus + f.largest_bonus;
+  bonus += f.word_bonus;
+  if (state.word != kEmptyWord) bonus += f.end_bonus;
+  if (f.hotwords.nodes != nullptr) bonus += f.hotwords.extra[state.hotword].best;
+  return bonus;
 }
 
 }  // namespace fastctc

@@ -46,6 +46,7 @@ struct HotwordNode {
   int32_t fail;  // the longest proper suffix that is a node
   float held;    // bonus lent to phrases that have begun here, taken back when they do not go on
   float gain;    // bonus of all phrases that end here, for good
+  float best;    // the largest bonus that any one symbol brings here
 };
 
 // Aho & Corasick 1975, "Efficient string matching". Built by trie_tables.h.

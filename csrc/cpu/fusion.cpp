@@ -88,13 +88,14 @@ FusionView make_fusion_view(const FusionParams& p) {
   double bonus = longest.symbols * static_cast<double>(f.hotwords.largest_rise);
   if (f.has_boundary) {
     // A token ends as many words as it has boundaries, and shows one more to be unknown.
-    const double unknown = std::isinf(p.unknown_score) ? 0.0 : std::max(0.0, static_cast<double>(p.unknown_score));
-    const double scored = p.unit == NGramUnit::word ? p.ngram_weight * static_cast<double>(f.ngram.best) : 0.0;
-    bonus += longest.boundaries * std::max(0.0, static_cast<double>(p.word_score));
-    bonus += (longest.boundaries + 1) * (unknown + std::max(0.0, scored));
+    const float unknown = p.unit == NGramUnit::word || f.lexicon.nodes != nullptr ? p.unknown_score : 0.0f;
+    const float scored = p.unit == NGramUnit::word ? p.ngram_weight * f.ngram.best : 0.0f;
+    f.end_bonus = std::max(0.0f, p.word_score);
+    f.word_bonus = std::max(0.0f, unknown) + std::max(0.0f, scored);
+    bonus += longest.boundaries * f.end_bonus + (longest.boundaries + 1.0) * f.word_bonus;
   }
-  // A bound must hold for sums in float32 too.
-  f.largest_bonus = static_cast<float>(bonus + 1e-6 * (1.0 + bonus));
+  f.largest_bonus = static_cast<float>(bonus);
+  f.one_symbol = longest.symbols <= 1;
   return f;
 }
 

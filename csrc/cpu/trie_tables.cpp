@@ -85,11 +85,22 @@ void link_suffixes(const Trie& trie, HotwordNode* extra) {
   }
 }
 
-float largest_rise(const Trie& trie, const HotwordNode* extra) {
-  float largest = 0;
-  for (std::size_t node = 1; node < trie.ranges.size(); ++node) {
-    largest = std::max(largest, extra[node].gain + extra[node].held - extra[trie.ranges[node].parent].held);
+// The largest bonus of one symbol, at each node; returns that of all nodes. A symbol that does not go on from a node
+// goes on from a suffix of it, at the price of what the suffix does not hold.
+float find_best(const Trie& trie, HotwordNode* extra) {
+  const std::size_t count = trie.ranges.size();
+  extra[0].best = 0;
+  for (std::size_t node = 1; node < count; ++node) extra[node].best = -std::numeric_limits<float>::infinity();
+  for (std::size_t node = 1; node < count; ++node) {
+    HotwordNode& parent = extra[trie.ranges[node].parent];
+    parent.best = std::max(parent.best, extra[node].gain + extra[node].held - parent.held);
   }
+  for (std::size_t node = 1; node < count; ++node) {
+    const HotwordNode& fail = extra[extra[node].fail];
+    extra[node].best = std::max(extra[node].best, fail.best + fail.held - extra[node].held);
+  }
+  float largest = 0;
+  for (std::size_t node = 0; node < count; ++node) largest = std::max(largest, extra[node].best);
   return largest;
 }
 
@@ -159,7 +170,7 @@ TableBlock make_hotwords(const int32_t* symbols, const int64_t* first, int64_t c
   }
   link_suffixes(trie, extra);
   if (after_boundary) header.start = std::max(0, trie_child(trie.nodes.data(), 0, kBoundarySymbol));
-  header.largest_rise = largest_rise(trie, extra);
+  header.largest_rise = find_best(trie, extra);
   std::memcpy(block.data(), &header, sizeof header);
   return block;
 }
