@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,14 @@ from torch import Tensor
 from fastctc import _decode
 from fastctc._checks import DTYPE_CODES
 from fastctc._decode import DecodedBatch
+from fastctc._fusion import Fusion
+from fastctc._spelling import find_boundary
+from fastctc.lexicon import Lexicon
+from fastctc.lm import NGramModel
 
 __all__ = ["CTCDecoder", "CTCStream", "DecodedBatch", "Hypothesis", "greedy_decode"]
 
-_PIECE_BOUNDARY = "\u2581"
+Words = Iterable[str] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,20 @@ class CTCDecoder:
             ``beam_size + 2`` on this changes nothing.
         top_p: only the best classes that together reach this probability make new labellings.
         blank_skip_threshold: a frame whose blank is more probable than this counts as blank.
-        word_boundary: what separates words in `tokens`. None: the word-piece mark (U+2581) where a
-            token begins with it, else "|" where that is a token, else the space.
+        lm: an n-gram model, or the path of its ARPA file, plain or gzip. Its words are tokens, or
+            words where less than half of them are; see `lm_unit`.
+        lm_weight: what the model's natural logs are multiplied by; 0 is without it.
+        lm_unit: "token" or "word": what the model's words are, where the choice above is wrong.
+        word_score: added for each word.
+        lexicon: the words that may be written: a `Lexicon`, what makes one, or the path of its
+            file.
+        unknown_score: with a lexicon or a model of words, added for each word outside of it; -inf
+            forbids them. None: -inf with a lexicon, else 0.
+        hotwords: phrases, each worth `hotword_weight`, or what a mapping says.
+        hotword_weight: natural-log bonus of each occurrence of a hotword.
+        word_boundary: what stands between words in `tokens`. None: the first of a space, "|",
+            U+2581 (as a token, or as the beginning of tokens) and "<space>" among them; "":
+            nothing does.
         timesteps: fill in `Hypothesis.timesteps`.
         confidence: fill in `Hypothesis.confidence`; needs `timesteps`.
 
@@ -120,6 +137,14 @@ class CTCDecoder:
         top_k: int | None = None,
         top_p: float | None = None,
         blank_skip_threshold: float | None = None,
+        lm: NGramModel | str | os.PathLike[str] | None = None,
+        lm_weight: float = 0.5,
+        lm_unit: str | None = None,
+        word_score: float = 0.0,
+        lexicon: Lexicon | Words | str | os.PathLike[str] | None = None,
+        unknown_score: float | None = None,
+        hotwords: Words | None = None,
+        hotword_weight: float = 5.0,
         word_boundary: str | None = None,
         timesteps: bool = True,
         confidence: bool = True,
@@ -148,7 +173,29 @@ class CTCDecoder:
         self.blank_skip_threshold = blank_skip_threshold
         self.timesteps = timesteps
         self.confidence = confidence
-        self.word_boundary = _boundary(self.tokens) if word_boundary is None else word_boundary
+        self.word_boundary = find_boundary(self.tokens, word_boundary)
+        if isinstance(lm, (str, os.PathLike)):
+            lm = NGramModel.from_arpa(lm)
+        if isinstance(lexicon, (str, os.PathLike)):
+            lexicon = Lexicon.from_file(lexicon)
+        elif lexicon is not None and not isinstance(lexicon, Lexicon):
+            lexicon = Lexicon(lexicon)
+        self.fusion: Fusion | None = None
+        if any(given is not None for given in (lm, lexicon, hotwords)) or word_score != 0:
+            self.fusion = Fusion(
+                self.tokens,
+                blank=blank,
+                lm=lm,
+                lm_weight=lm_weight,
+                lm_unit=lm_unit,
+                word_score=word_score,
+                lexicon=lexicon,
+                unknown_score=unknown_score,
+                hotwords=hotwords,
+                hotword_weight=hotword_weight,
+                word_boundary=self.word_boundary,
+            )
+        self._spells_words = lexicon is not None and lexicon.spellings is not None
         self._prepare()
 
     def _prepare(self) -> None:
@@ -168,14 +215,18 @@ class CTCDecoder:
                 ),
                 timesteps=self.timesteps,
                 confidence=self.confidence,
+                fusion=0 if self.fusion is None else self.fusion.address,
             )
             for from_logits in (False, True)
         }
         boundary = self.word_boundary
-        self._spelling = [token.replace(boundary, " ") for token in self.tokens]
+        self._spelling = [
+            token.replace(boundary, " ") if boundary else token for token in self.tokens
+        ]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
+        made = ("_options", "_spelling")
+        return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -230,12 +281,12 @@ class CTCDecoder:
                     continue
                 times = zip(starts[n][k][:length], ends[n][k][:length], strict=True)
                 labels = tokens[n][k][:length]
-                text = "".join([self._spelling[c] for c in labels]).strip()
+                text, words = self._written(labels)
                 found.append(
                     Hypothesis(
                         labels,
                         text,
-                        text.split(),
+                        words,
                         scores[n][k],
                         lm_scores[n][k],
                         list(times) if self.timesteps else [],
@@ -244,6 +295,14 @@ class CTCDecoder:
                 )
             batch.append(found)
         return batch
+
+    def _written(self, labels: list[int]) -> tuple[str, list[str]]:
+        """Text and words of some labels."""
+        if self._spells_words and self.fusion is not None:
+            words = [word.text for word in self.fusion.trace(labels).words]
+            return " ".join(words), words
+        text = "".join([self._spelling[c] for c in labels]).strip()
+        return text, text.split()
 
     def greedy(
         self, emissions: Tensor, lengths: Any = None, *, from_logits: bool = False
@@ -325,12 +384,6 @@ class CTCStream:
             self.frames = 0
             if self._search is not None:
                 self._search.restart()
-
-
-def _boundary(tokens: list[str]) -> str:
-    if any(token.startswith(_PIECE_BOUNDARY) for token in tokens):
-        return _PIECE_BOUNDARY
-    return "|" if "|" in tokens else " "
 
 
 def _check_integer(name: str, value: Any, least: int, most: int) -> None:

@@ -13,18 +13,27 @@
 #include "beam_search_kernel.h"
 #include "cpu_target.h"
 #include "flush_denormals.h"
+#include "simd/carver.h"
 #include "thread_pool.h"
 #include "workspace.h"
 
 namespace fastctc {
 namespace {
 
-int64_t trie_bytes(int64_t capacity) { return capacity * BeamTrie::kFields * int64_t(sizeof(int32_t)); }
+BeamTrie lay_out_trie(Carver& carve, int64_t capacity) {
+  const auto field = [&] { return carve.take<int32_t>(capacity); };
+  return {field(), field(), field(), field(), field(), field(), field(), 0, capacity};
+}
+
+int64_t trie_bytes(int64_t capacity) {
+  Carver measured{nullptr};
+  lay_out_trie(measured, capacity);
+  return measured.used;
+}
 
 BeamTrie trie_in(const Workspace& memory, int64_t capacity) {
-  int32_t* p = static_cast<int32_t*>(memory.data());
-  const auto field = [&](int k) { return p + k * capacity; };
-  return {field(0), field(1), field(2), field(3), field(4), field(5), field(6), 0, capacity};
+  Carver carve{static_cast<char*>(memory.data())};
+  return lay_out_trie(carve, capacity);
 }
 
 void copy_nodes(const BeamTrie& from, BeamTrie& to) {

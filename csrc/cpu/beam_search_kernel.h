@@ -35,8 +35,6 @@ struct BeamOptions {
 // The prefixes seen so far as a tree, an array for each field. Node 0 stands for "none" and node 1 for the empty
 // prefix; a parent's index is below its children's.
 struct BeamTrie {
-  static constexpr int kFields = 7;
-
   int32_t *parent, *token, *depth, *first_child, *next_sibling;
   int32_t* slot;   // where in the beam the prefix is, or -1
   int32_t* moved;  // scratch

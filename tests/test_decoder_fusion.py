@@ -1,0 +1,155 @@
+"""Language models, lexicons and hotwords in the beam search, against the readable search."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from typing import Any
+
+import decoder_cases as cases
+import numpy as np
+import pytest
+import torch
+
+from fastctc import CTCDecoder, Lexicon, NGramModel
+from fastctc._fusion import Fusion
+from fastctc._native import _C
+from fastctc.estimate import arpa_lines, characters
+from fastctc.reference import prefix_beam_search
+from fastctc.reference._beam_search import enumerate_paths
+
+if _C is None:
+    pytest.skip("fastctc was installed without its compiled library", allow_module_level=True)
+
+TOKENS = ["-", " ", "a", "b", "c", "ab"]
+WORDS = ["a", "ab", "abc", "ba", "cab", "b"]
+TEXTS = [text.split() for text in ("a ab abc", "ba cab a", "ab ab ba", "b a b a", "cab")]
+
+
+def model(texts: list[list[str]], order: int) -> NGramModel:
+    return NGramModel._read(["".join(arpa_lines(texts, order)).encode()], -100.0)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "words": {"lm": model(TEXTS, 3), "lm_weight": 0.7, "unknown_score": -2.0, "word_score": 0.4},
+    "characters": {
+        "lm": model([characters(" ".join(text)) for text in TEXTS], 3),
+        "lm_unit": "token",
+        "lm_weight": 0.8,
+    },
+    "lexicon": {"lexicon": WORDS},
+    "hotwords": {"hotwords": {"cab": 3.0, "ab a": 2.0, "b": -1.0}},
+    "all": {
+        "lm": model(TEXTS, 2),
+        "lm_weight": 0.5,
+        "lexicon": Lexicon(WORDS),
+        "unknown_score": -4.0,
+        "hotwords": ["cab", "a b"],
+        "hotword_weight": 2.5,
+        "word_score": -0.3,
+    },
+}
+
+
+class AsFusion:
+    """The compiled rules, a token at a time, as the readable search calls them."""
+
+    def __init__(self, fusion: Fusion) -> None:
+        self.address = fusion.address
+
+    def start(self) -> Any:
+        return _C.fusion_start(self.address)
+
+    def extend(self, state: Any, token: int) -> tuple[float, Any] | None:
+        bonus, after = _C.fusion_extend(self.address, state, token)
+        return None if bonus == -math.inf else (bonus, after)
+
+    def finish(self, state: Any) -> float:
+        bonus: float = _C.fusion_finish(self.address, state)
+        return bonus
+
+
+def decoder(beam: int, **options: Any) -> CTCDecoder:
+    settings = {"nbest": beam, "timesteps": False, "confidence": False} | options
+    return CTCDecoder(TOKENS, beam_size=beam, **settings)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_beam_is_that_of_the_textbook(name: str, cpu_target: str) -> None:
+    numbers = np.random.default_rng(1)
+    for frames, beam, pruning in [(4, 3, {}), (12, 8, {}), (12, 20, {"top_k": 4}), (14, 33, {})]:
+        search = decoder(beam, **OPTIONS[name], **pruning)
+        assert search.fusion is not None
+        scores = cases.random_log_probs(numbers, frames, len(TOKENS), 1.5)
+        expected = prefix_beam_search(scores, beam, fusion=AsFusion(search.fusion), **pruning)
+        found = search(torch.from_numpy(scores)[None])[0]
+        wanted = {h.tokens: h for h in expected}
+        assert {tuple(h.tokens) for h in found} == set(wanted)
+        for h in found:
+            twin = wanted[tuple(h.tokens)]
+            assert h.score == pytest.approx(twin.score, abs=1e-5)
+            assert h.lm_score == pytest.approx(twin.lm_score, abs=1e-5)
+        assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_scores_are_all_paths_and_what_the_whole_text_gets(name: str) -> None:
+    search = decoder(4000, **OPTIONS[name])
+    assert search.fusion is not None
+    scores = cases.random_log_probs(np.random.default_rng(2), 4, len(TOKENS))
+    exact = enumerate_paths(scores)
+    found = search(torch.from_numpy(scores)[None])[0]
+    allowed = {tokens for tokens in exact if search.fusion.trace(tokens).allowed}
+    assert {tuple(h.tokens) for h in found} == allowed
+    for h in found:
+        total = search.fusion.trace(h.tokens).total
+        assert h.lm_score == pytest.approx(total, abs=1e-5)
+        assert h.score == pytest.approx(exact[tuple(h.tokens)] + total, abs=1e-5)
+
+
+def test_float32_agrees_with_float64() -> None:
+    scores = torch.from_numpy(cases.random_log_probs(np.random.default_rng(3), 200, 6, 1.0))[None]
+    search = decoder(16, **OPTIONS["all"])
+    wide, narrow = search(scores)[0], search(scores.float())[0]
+    assert narrow[0].tokens == wide[0].tokens
+    assert narrow[0].score == pytest.approx(wide[0].score, abs=1e-3)
+
+
+def test_a_lexicon_keeps_to_its_words() -> None:
+    scores = torch.from_numpy(cases.random_log_probs(np.random.default_rng(4), 30, 6, 1.0))[None]
+    for hypothesis in decoder(12, lexicon=WORDS)(scores)[0]:
+        assert set(hypothesis.words) <= set(WORDS)
+    spelled = decoder(12, lexicon={"ALPHA": ["a", "a b"], "BETA": "b a"}, nbest=1)
+    best = spelled(scores)[0][0]
+    assert best.words
+    assert set(best.words) <= {"ALPHA", "BETA"}
+    assert best.text == " ".join(best.words)
+
+
+def test_hotwords_turn_the_scale() -> None:
+    """Nothing tells "a" from "c" in the middle but the hotword."""
+    rows = torch.full((3, 6), 0.001)
+    rows[0, 4] = rows[2, 3] = 0.9
+    rows[1, 2], rows[1, 4] = 0.4, 0.45
+    emissions = rows.log()[None]
+    assert decoder(8)(emissions)[0][0].text == "cb"
+    assert decoder(8, hotwords=["cab"])(emissions)[0][0].text == "cab"
+
+
+def test_streams_and_pickles_keep_the_models() -> None:
+    emissions = torch.from_numpy(cases.random_log_probs(np.random.default_rng(5), 40, 6))[None]
+    search = CTCDecoder(TOKENS, beam_size=9, nbest=3, **OPTIONS["all"])
+    whole = search(emissions)[0]
+    assert whole != CTCDecoder(TOKENS, beam_size=9, nbest=3)(emissions)[0]
+    assert pickle.loads(pickle.dumps(search))(emissions)[0] == whole
+    stream = search.stream()
+    for start in range(0, 40, 7):
+        stream.feed(emissions[0, start : start + 7])
+    assert stream.hypotheses() == whole
+
+
+def test_what_cannot_be_is_said() -> None:
+    with pytest.raises(ValueError, match="cannot be spelled"):
+        decoder(4, hotwords=["xyz"])
+    with pytest.raises(ValueError, match="word_boundary is 'x', which is in no token"):
+        decoder(4, word_boundary="x")
