@@ -17,7 +17,7 @@ struct Chunk {
 // Writes classes [first, first + size), of which those outside of [0, C) do not exist. `first` is where a 16-byte
 // boundary is, if `aligned`.
 template <class X, class Scalar>
-__device__ __forceinline__ void store_packet(X* row, int64_t first, int64_t C, bool aligned,
+__device__ __forceinline__ void store_packet(X* row, int first, int C, bool aligned,
                                              const Scalar (&g)[Packet<X>::kSize]) {
   Packet<X> packet;
 #pragma unroll
@@ -31,14 +31,25 @@ __device__ __forceinline__ void store_packet(X* row, int64_t first, int64_t C, b
     if (first + k >= 0 && first + k < C) row[first + k] = packet.x[k];
 }
 
+// `size` scalars of shared memory, from a multiple of 16 bytes on.
+template <class Scalar, int size>
+__device__ __forceinline__ void load_shared(const Scalar* from, Scalar (&to)[size]) {
+  constexpr int per_packet = Packet<Scalar>::kSize;
+#pragma unroll
+  for (int i = 0; i < size; i += per_packet) {
+    const Packet<Scalar> packet = *reinterpret_cast<const Packet<Scalar>*>(from + i);
+#pragma unroll
+    for (int k = 0; k < per_packet; ++k) to[i + k] = packet.x[k];
+  }
+}
+
 template <int threads, class X>
-__device__ void fill_row(X* row, int64_t C, typename ComputeType<X>::type value) {
+__device__ void fill_row(X* row, int C, typename ComputeType<X>::type value) {
   constexpr int size = Packet<X>::kSize;
   typename ComputeType<X>::type values[size];
 #pragma unroll
   for (int k = 0; k < size; ++k) values[k] = value;
-  for (int64_t first = int64_t(RowGroup<threads>::lane()) * size - misalignment(row); first < C;
-       first += threads * size)
+  for (int first = RowGroup<threads>::lane() * size - misalignment(row); first < C; first += threads * size)
     store_packet(row, first, C, true, values);
 }
 
@@ -54,7 +65,7 @@ struct GradientFrame {
 
 // `subtrahend`: kRoom scalars of shared memory for this group alone, at a multiple of 16 bytes.
 template <int threads, class X, class Scalar>
-__device__ void write_gradient(const GradientFrame<Scalar>& frame, const X* scores, X* grad, int64_t C, bool live,
+__device__ void write_gradient(const GradientFrame<Scalar>& frame, const X* scores, X* grad, int C, bool live,
                                Scalar* subtrahend, Scalar* shared) {
   using Group = RowGroup<threads>;
   constexpr int size = Packet<X>::kSize, room = Chunk<threads>::kRoom;
@@ -67,26 +78,27 @@ __device__ void write_gradient(const GradientFrame<Scalar>& frame, const X* scor
   const int shift = live ? misalignment(scores) : 0;
   const bool aligned = live && misalignment(grad) == shift;
   // Every group of the block goes round as often as all others do.
-  for (int64_t begin = -int64_t(shift); begin < C; begin += room) {
+  for (int begin = -shift; begin < C; begin += room) {
     for (int i = lane; i < room; i += threads) subtrahend[i] = Scalar(0);
     Group::sync();
     for (int entry = lane; entry < frame.entries; entry += threads) {
       if (entry == 0 && frame.blank_entry != 0) continue;  // the blank is among the labels
-      const int64_t at = frame.entry_class[entry] - begin;
+      const int at = frame.entry_class[entry] - begin;
       const Scalar posterior = frame.sums[entry] + (entry == frame.blank_entry ? of_blank : Scalar(0));
       if (at >= 0 && at < room) subtrahend[at] = posterior * frame.weight;
     }
     Group::sync();
     for (int at = lane * size; live && at < room && begin + at < C; at += threads * size) {
-      const int64_t first = begin + at;
-      Scalar g[size];
+      const int first = begin + at;
+      Scalar g[size], less[size];
+      load_shared(subtrahend + at, less);
       if (frame.with_scores) {
         load_packet(scores, first, C, g);
 #pragma unroll
-        for (int k = 0; k < size; ++k) g[k] = exp_value(g[k] - frame.base) * frame.scale - subtrahend[at + k];
+        for (int k = 0; k < size; ++k) g[k] = exp_value(g[k] - frame.base) * frame.scale - less[k];
       } else {
 #pragma unroll
-        for (int k = 0; k < size; ++k) g[k] = Scalar(0) - subtrahend[at + k];
+        for (int k = 0; k < size; ++k) g[k] = Scalar(0) - less[k];
       }
       store_packet(grad, first, C, aligned, g);
     }
@@ -105,7 +117,7 @@ __device__ __forceinline__ double gradient_weight(const CtcLossCudaParams& p, in
 // A group of threads per frame and row, in the order in which they lie in memory; rows first_row and the `rows` from
 // there on.
 template <class X, int threads>
-__global__ void __launch_bounds__(kRowThreads, sizeof(X) == 8 ? 2 : 6)
+__global__ void __launch_bounds__(kRowThreads, sizeof(X) == 8 ? 2 : 4)
     gradient_kernel(Call<typename ComputeType<X>::type> call, int64_t first_row, unsigned rows) {
   using Scalar = typename ComputeType<X>::type;
   using Group = RowGroup<threads>;
@@ -115,7 +127,8 @@ __global__ void __launch_bounds__(kRowThreads, sizeof(X) == 8 ? 2 : 6)
   const CtcLossCudaParams& p = call.p;
   const unsigned item = blockIdx.x * Group::kPerBlock + threadIdx.x / threads;
   const int t = int(item / rows);
-  const int64_t n = first_row + item % rows, C = p.shape.C;
+  const int64_t n = first_row + item % rows;
+  const int C = int(p.shape.C);
   const bool exists = t < p.shape.T;
   if (Group::kBlock && !exists) return;
   Row row{};

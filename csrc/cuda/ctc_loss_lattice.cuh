@@ -350,7 +350,8 @@ __device__ Scaled<Scalar> run_direction(const Call<Scalar>& call, const Row& row
 
 // Two warps, or with kMany up to 2 * kMostWarps: half of them for each direction. Block r has row first_row + r.
 template <class Scalar, int K, bool kMany, bool kGradient>
-__global__ void __launch_bounds__(kMany ? 64 * kMostWarps : 64) lattice_kernel(Call<Scalar> call, int64_t first_row) {
+__global__ void __launch_bounds__(kMany ? 64 * kMostWarps : 64, 1)
+    lattice_kernel(Call<Scalar> call, int64_t first_row) {
   FASTCTC_DYNAMIC_SHARED(memory);
   FASTCTC_SHARED(Scaled<Scalar>, edges, kEdges);
   FASTCTC_SHARED(Scaled<Scalar>, partial, 2 * kMostWarps);

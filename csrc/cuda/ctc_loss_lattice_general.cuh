@@ -137,7 +137,7 @@ __device__ void general_posteriors(GeneralLattice<Scalar>& lattice, int64_t n, S
 }
 
 template <class Scalar>
-__global__ void __launch_bounds__(kGeneralThreads) general_lattice_kernel(Call<Scalar> call, int64_t first_row) {
+__global__ void __launch_bounds__(kGeneralThreads, 1) general_lattice_kernel(Call<Scalar> call, int64_t first_row) {
   FASTCTC_DYNAMIC_SHARED(memory);
   FASTCTC_SHARED(double, partial_sums, kGeneralThreads / 32);
   const int64_t r = blockIdx.x, n = first_row + r;

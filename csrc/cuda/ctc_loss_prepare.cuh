@@ -105,7 +105,7 @@ __device__ inline int number_entries(const int* pair_class, const int* pairs_by_
 
 // One block per row.
 template <class Scalar>
-__global__ void __launch_bounds__(kPrepareThreads) prepare_kernel(Call<Scalar> call) {
+__global__ void __launch_bounds__(kPrepareThreads, 4) prepare_kernel(Call<Scalar> call) {
   FASTCTC_SHARED(long long, shared, kPrepareThreads / 32);
   const CtcLossCudaParams& p = call.p;
   const int64_t n = blockIdx.x;

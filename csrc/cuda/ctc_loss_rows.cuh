@@ -70,7 +70,7 @@ __device__ __forceinline__ int misalignment(const X* row) {
 
 // Classes [first, first + size) of a row; those outside of it become -inf. `first` is where a 16-byte boundary is.
 template <class X, class Scalar>
-__device__ __forceinline__ void load_packet(const X* row, int64_t first, int64_t C, Scalar (&x)[Packet<X>::kSize]) {
+__device__ __forceinline__ void load_packet(const X* row, int first, int C, Scalar (&x)[Packet<X>::kSize]) {
   if (first >= 0 && first + Packet<X>::kSize <= C) {
     const Packet<X> packet = *reinterpret_cast<const Packet<X>*>(row + first);
 #pragma unroll
@@ -83,25 +83,24 @@ __device__ __forceinline__ void load_packet(const X* row, int64_t first, int64_t
 }
 
 template <int threads, class X, class Scalar>
-__device__ __forceinline__ Softmax<Scalar> row_softmax(const X* row, int64_t C, bool live, Scalar* shared) {
+__device__ __forceinline__ Softmax<Scalar> row_softmax(const X* row, int C, bool live, Scalar* shared) {
   using Group = RowGroup<threads>;
   Softmax<Scalar> part;
   if (threads == 8) {
     // Short rows: the order of their additions does not depend on where in memory they lie.
     constexpr int size = 4;
-    for (int64_t first = Group::lane(); live && first < C; first += threads * size) {
+    for (int first = Group::lane(); live && first < C; first += threads * size) {
       Scalar x[size];
 #pragma unroll
       for (int k = 0; k < size; ++k) {
-        const int64_t c = first + k * threads;
+        const int c = first + k * threads;
         x[k] = c < C ? to_scalar(row[c]) : -Scalar(positive_infinity());
       }
       part.take(x);
     }
   } else if (live) {
     const int shift = misalignment(row);
-    for (int64_t first = int64_t(Group::lane()) * Packet<X>::kSize - shift; first < C;
-         first += threads * Packet<X>::kSize) {
+    for (int first = Group::lane() * Packet<X>::kSize - shift; first < C; first += threads * Packet<X>::kSize) {
       Scalar x[Packet<X>::kSize];
       load_packet(row, first, C, x);
       part.take(x);
@@ -167,7 +166,7 @@ __device__ void emit_nothing(const Call<Scalar>& call, const Row& row, int64_t r
 // A group of threads per frame and row, in the order in which they lie in memory. Rows first_row and the `rows` from
 // there on.
 template <class X, int threads>
-__global__ void __launch_bounds__(kRowThreads, sizeof(X) == 8 ? 2 : 6)
+__global__ void __launch_bounds__(kRowThreads, sizeof(X) == 8 ? 2 : 4)
     rows_kernel(Call<typename ComputeType<X>::type> call, int64_t first_row, unsigned rows) {
   using Scalar = typename ComputeType<X>::type;
   using Group = RowGroup<threads>;
@@ -188,7 +187,7 @@ __global__ void __launch_bounds__(kRowThreads, sizeof(X) == 8 ? 2 : 6)
   Scalar base;
   bool usable = true;
   if (p.from_logits) {
-    const Softmax<Scalar> softmax = row_softmax<threads>(scores, p.shape.C, live, shared);
+    const Softmax<Scalar> softmax = row_softmax<threads>(scores, int(p.shape.C), live, shared);
     const Scalar sum = softmax.count + softmax.tail;
     base = softmax.largest;
     usable = below_infinity(base) && sum >= Scalar(1);

@@ -49,7 +49,7 @@ __device__ __forceinline__ void sum_posteriors(const Call<Scalar>& call, const R
 
 // Blocks (r, 0), (r, 1), ... share row first_row + r of the batch.
 template <class Scalar>
-__global__ void __launch_bounds__(kSumThreads) sums_kernel(Call<Scalar> call, int64_t first_row) {
+__global__ void __launch_bounds__(kSumThreads, 4) sums_kernel(Call<Scalar> call, int64_t first_row) {
   const int64_t r = blockIdx.x, n = first_row + r;
   if (call.saved.outcomes[n] != Outcome::possible) return;
   const Row row = call.saved.rows[n];
@@ -69,7 +69,7 @@ __device__ __forceinline__ double reduction_weight(const CtcLossCudaParams& p, i
 
 // One block for the batch: the losses as the caller wants them, and the rows' faults.
 template <class Scalar>
-__global__ void __launch_bounds__(kSumThreads) loss_kernel(Call<Scalar> call) {
+__global__ void __launch_bounds__(kSumThreads, 4) loss_kernel(Call<Scalar> call) {
   FASTCTC_SHARED(double, shared, kSumThreads / 32);
   const CtcLossCudaParams& p = call.p;
   Scalar* const out = static_cast<Scalar*>(p.loss);

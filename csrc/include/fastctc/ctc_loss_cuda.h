@@ -12,7 +12,7 @@ namespace fastctc {
 // be larger than what they turn out to be.
 struct CtcLossCudaShape {
   DType dtype = DType::float32;
-  int64_t T = 0, N = 0, C = 0;  // frames, rows, classes; each below 2^31
+  int64_t T = 0, N = 0, C = 0;  // frames, rows, classes; each below 2^31 - 2^16
   int64_t max_labels = 0;       // no target is longer, below 2^30
   int64_t total_labels = 0;     // nor are all targets together
   bool want_grad = true;
