@@ -93,7 +93,7 @@ void make_fiber(Fiber* fiber, void* stack, size_t bytes, void (*entry)()) {
   for (int saved = 0; saved < 6; ++saved) *--top = nullptr;
   fiber->stack_pointer = top;
 #endif
-  if (has_tsan()) fiber->tsan = __tsan_create_fiber(0);
+  if (has_tsan() && !fiber->tsan) fiber->tsan = __tsan_create_fiber(0);
 }
 
 void destroy_fiber(Fiber* fiber) {
@@ -134,8 +134,6 @@ void Stacks::reserve(size_t count) {
     throw std::bad_alloc();
   }
   count_ = count;
-  // Under ThreadSanitizer every block has stacks of its own, and so many separate mappings would be too many.
-  if (has_tsan()) return;
   for (size_t i = 0; i < count; ++i) mprotect(memory_ + i * each, page(), PROT_NONE);
 }
 

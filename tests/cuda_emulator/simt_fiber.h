@@ -25,7 +25,7 @@ struct Fiber {
   void* tsan = nullptr;
 };
 
-// Prepares `fiber` to run entry() on this stack; entry must never return, and starts with fiber_started().
+// Prepares `fiber`, new or done, to run entry() on this stack; entry never returns and starts with fiber_started().
 void make_fiber(Fiber* fiber, void* stack, size_t bytes, void (*entry)());
 void destroy_fiber(Fiber* fiber);
 // `from` is the fiber that runs now; `last` says that it will not be switched to again.
