@@ -12,14 +12,25 @@ NATIVE := CMakeLists.txt pyproject.toml fastctc/_version.py constraints.txt \
 BUILD_TOOLS := scikit-build-core pybind11 cmake ninja
 PIP := $(BIN)/python -m pip install -q -c constraints.txt
 
-CXX_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
+CXX_FILES = $(shell find csrc tests/cuda_emulator -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
 SANITIZED := build/sanitize
+EMULATED := build/emulator
+CONFIGURE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+            -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+            -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+ON_EMULATOR = FASTCTC_EMULATE_CUDA=1 FASTCTC_LIBRARY=$$(echo $(abspath .)/$(EMULATED)/_C*.so) \
+              $(BIN)/python -m pytest -p no:cacheprovider -q
+EMULATED_TESTS := $(addprefix tests/test_loss,.py _autograd.py _contract.py _device.py \
+                    _accuracy.py _limits.py _fuzz.py)
+# These take too long to be run in every order of the threads.
+EMULATED_LONG := larger_than_caches or checkpoints or 5000_frames or extreme_scores
+SANITIZED_TESTS := tests/test_loss_device.py tests/test_loss_fuzz.py::test_random_batches
 ASAN_LIBRARIES = $(shell for name in libasan.so libubsan.so libstdc++.so.6; do \
                    $(or $(CXX),c++) -print-file-name=$$name; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format wheel sdist sanitize cuda-gates gpu-check constraints clean \
+.PHONY: help demo test bench lint format wheel sdist sanitize test-emulator planted-bugs cuda-gates gpu-check constraints clean \
         distclean
 
 help:
@@ -29,6 +40,8 @@ help:
 	@echo 'make lint         ruff, mypy and clang-format, changing nothing'
 	@echo 'make format       let ruff and clang-format change the files'
 	@echo 'make sanitize     build the CPU kernels with ASan and UBSan and run the fuzz tests on them'
+	@echo 'make test-emulator  run the CUDA kernels on the host, through the tests of the loss'
+	@echo 'make planted-bugs   put bugs into copies of the CUDA kernels and see each caught'
 	@echo 'make cuda-gates   compile the CUDA kernels for all GPUs and hold them against their table'
 	@echo 'make gpu-check OUT=dir  all that needs a GPU: build, tests, sanitizers, benchmarks; see below'
 	@echo 'make wheel        build a wheel to hand out into dist/ and check it'
@@ -94,6 +107,28 @@ sanitize: $(VENV)/.installed-test
 	  FASTCTC_LIBRARY=$$(echo $(abspath $(SANITIZED))/_C*.so) \
 	  $(BIN)/python -m pytest -p no:cacheprovider -v -s tests/test_loss_fuzz.py \
 	  tests/test_align_fuzz.py tests/test_beam_search.py $(PYTEST_ARGS)
+
+# The CUDA kernels on the host: the emulator's own tests, the tests of the loss with the threads in
+# five orders, and some of them under sanitizers.
+test-emulator: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -p no:cacheprovider -q tests/cuda_emulator/check_emulator.py
+	$(CONFIGURE) -B $(EMULATED) -DCMAKE_BUILD_TYPE=Release -DFASTCTC_CUDA=emulate
+	$(BIN)/cmake --build $(EMULATED)
+	FASTCTC_SIMT_ORDER=0 $(ON_EMULATOR) $(EMULATED_TESTS) $(PYTEST_ARGS)
+	for order in 1 2 3 4; do \
+	  FASTCTC_SIMT_ORDER=$$order $(ON_EMULATOR) $(EMULATED_TESTS) -k 'not ($(EMULATED_LONG))' \
+	    $(PYTEST_ARGS) || exit; \
+	done
+	$(CONFIGURE) -B $(EMULATED)-sanitized -DCMAKE_BUILD_TYPE=Debug -DFASTCTC_CUDA=emulate \
+	  -DFASTCTC_SANITIZE=address,undefined
+	$(BIN)/cmake --build $(EMULATED)-sanitized
+	LD_PRELOAD="$(ASAN_LIBRARIES)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  FASTCTC_SIMT_ORDER=2 $(subst $(EMULATED)/,$(EMULATED)-sanitized/,$(ON_EMULATOR)) -s \
+	  $(SANITIZED_TESTS) $(PYTEST_ARGS)
+
+# Mistakes put into copies of the CUDA kernels one at a time, each of which has to be noticed.
+planted-bugs: | $(BIN)/python
+	$(BIN)/python tests/cuda_emulator/planted_bugs.py
 
 cuda-gates: | $(BIN)/python
 	$(BIN)/python packaging/cuda_resources.py

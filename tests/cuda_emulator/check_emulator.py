@@ -91,6 +91,10 @@ def test_the_other_way_to_switch_fibers(folder: Path) -> None:
     flags = ("-O1", "-DFASTCTC_SIMT_UCONTEXT=1")
     objects = [compile_source(s, folder / "ucontext", flags) for s in HERE.glob("simt*.cpp")]
     program = built(folder, objects, "plain", "test_simt_ucontext", TESTS)
-    for name in ("block_barriers_order_a_scan", "half_warps_on_their_own", "a_launch_after_an_error"):
+    for name in (
+        "block_barriers_order_a_scan",
+        "half_warps_on_their_own",
+        "a_launch_after_an_error",
+    ):
         result = run(program, name)
         assert result.passed, result.output

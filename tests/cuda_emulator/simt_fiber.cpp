@@ -102,6 +102,7 @@ void destroy_fiber(Fiber* fiber) {
 }
 
 void adopt_thread(Fiber* fiber) {
+  fiber->stack = nullptr;
   if (has_tsan()) fiber->tsan = __tsan_get_current_fiber();
 }
 
@@ -116,8 +117,14 @@ void switch_fiber(Fiber* from, Fiber* to, bool last) {
   if (has_asan()) __sanitizer_finish_switch_fiber(from->asan_frames, nullptr, nullptr);
 }
 
-void fiber_started(Fiber* entered_from) {
-  if (has_asan()) __sanitizer_finish_switch_fiber(nullptr, &entered_from->stack, &entered_from->stack_bytes);
+void fiber_started(Fiber* adopted) {
+  if (!has_asan()) return;
+  const void* stack = nullptr;
+  size_t bytes = 0;
+  __sanitizer_finish_switch_fiber(nullptr, &stack, &bytes);
+  if (adopted->stack) return;
+  adopted->stack = stack;
+  adopted->stack_bytes = bytes;
 }
 
 size_t Stacks::bytes() { return has_asan() || has_tsan() ? 256 << 10 : 64 << 10; }

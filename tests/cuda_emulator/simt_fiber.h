@@ -30,8 +30,8 @@ void make_fiber(Fiber* fiber, void* stack, size_t bytes, void (*entry)());
 void destroy_fiber(Fiber* fiber);
 // `from` is the fiber that runs now; `last` says that it will not be switched to again.
 void switch_fiber(Fiber* from, Fiber* to, bool last = false);
-// First thing on a new fiber; fills in the stack of the fiber it was entered from.
-void fiber_started(Fiber* entered_from);
+// First thing on a new fiber. The first one after adopt_thread was entered from the adopted one and learns its stack.
+void fiber_started(Fiber* adopted);
 // Makes `fiber` stand for the code that runs now.
 void adopt_thread(Fiber* fiber);
 

@@ -1,4 +1,4 @@
-"""Compiles the emulator's C++ programs, by the compiler alone: no CMake, Python or torch in them."""
+"""Compiles the emulator's C++ programs with the compiler alone: no CMake, Python or torch."""
 
 from __future__ import annotations
 
