@@ -14,15 +14,19 @@ from fastctc.decoder import CTCDecoder, CTCStream, DecodedBatch, Hypothesis, gre
 from fastctc.lexicon import Lexicon
 from fastctc.lm import NGramModel
 from fastctc.loss import CTCLoss, ctc_loss
+from fastctc.norm import CepstralNorm, SequenceBatchNorm, SpectrogramNorm, spectrogram_norm
 
 __all__ = [
     "CTCDecoder",
     "CTCLoss",
     "CTCStream",
+    "CepstralNorm",
     "DecodedBatch",
     "Hypothesis",
     "Lexicon",
     "NGramModel",
+    "SequenceBatchNorm",
+    "SpectrogramNorm",
     "TokenSpan",
     "__version__",
     "build_info",
@@ -32,4 +36,5 @@ __all__ = [
     "greedy_decode",
     "merge_tokens",
     "patch_torch",
+    "spectrogram_norm",
 ]

@@ -18,6 +18,7 @@ struct Target {
   bool (*runs_here)();
   const CtcLossKernels* ctc_loss;
   const ForcedAlignKernels* forced_align;
+  const NormKernels* spectrogram_norm;
   const BeamKernels* beam;
 };
 
@@ -38,14 +39,16 @@ const Target kTargets[] = {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && runs_avx2();
      },
-     &ctc_loss_kernels_avx512, &forced_align_kernels_avx512, &beam_kernels_avx512},
-    {"avx2", runs_avx2, &ctc_loss_kernels_avx2, &forced_align_kernels_avx2, &beam_kernels_avx2},
+     &ctc_loss_kernels_avx512, &forced_align_kernels_avx512, &spectrogram_norm_kernels_avx512, &beam_kernels_avx512},
+    {"avx2", runs_avx2, &ctc_loss_kernels_avx2, &forced_align_kernels_avx2, &spectrogram_norm_kernels_avx2,
+     &beam_kernels_avx2},
 #endif
 #if defined(__GNUC__)
-    {"vec128", [] { return true; }, &ctc_loss_kernels_vec128, &forced_align_kernels_vec128, &beam_kernels_vec128},
+    {"vec128", [] { return true; }, &ctc_loss_kernels_vec128, &forced_align_kernels_vec128,
+     &spectrogram_norm_kernels_vec128, &beam_kernels_vec128},
 #endif
     {"portable", [] { return true; }, &ctc_loss_kernels_portable, &forced_align_kernels_portable,
-     &beam_kernels_portable},
+     &spectrogram_norm_kernels_portable, &beam_kernels_portable},
 };
 
 std::atomic<const Target*> in_use{nullptr};
@@ -83,6 +86,7 @@ void set_cpu_target(const std::string& name) { in_use.store(find(name)); }
 
 const CtcLossKernels& ctc_loss_kernels() { return *current()->ctc_loss; }
 const ForcedAlignKernels& forced_align_kernels() { return *current()->forced_align; }
+const NormKernels& spectrogram_norm_kernels() { return *current()->spectrogram_norm; }
 const BeamKernels& beam_kernels() { return *current()->beam; }
 
 }  // namespace fastctc

@@ -152,6 +152,27 @@ FASTCTC_INLINE void write_row(X* out, const typename S::Scalar* made, int64_t n,
   for (; i < n; ++i) from_scalar(made[i], out[i]);
 }
 
+// Whether vectors of this kind can be written past the caches.
+template <class S, class X>
+constexpr bool can_stream() {
+#if defined(__AVX512F__) || defined(__AVX2__)
+  return sizeof(X) == sizeof(typename S::Scalar) && sizeof(typename S::F) >= 32;
+#else
+  return false;
+#endif
+}
+
+// One vector past the caches, to an address that is a multiple of its size.
+template <class S, class X>
+FASTCTC_INLINE void stream_as(X* p, typename S::F x) {
+#if defined(__AVX512F__)
+  if constexpr (can_stream<S, X>() && sizeof(typename S::F) == 64) return _mm512_stream_si512((__m512i*)p, (__m512i)x);
+#elif defined(__AVX2__)
+  if constexpr (can_stream<S, X>() && sizeof(typename S::F) == 32) return _mm256_stream_si256((__m256i*)p, (__m256i)x);
+#endif
+  store_as<S>(p, x);
+}
+
 // After the last streamed row: makes them visible before anything that follows.
 FASTCTC_INLINE void finish_streaming() {
 #if defined(__AVX512F__) || defined(__AVX2__)

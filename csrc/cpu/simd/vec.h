@@ -19,11 +19,15 @@
 #include <string.h>
 #define FASTCTC_INLINE static __forceinline
 #define FASTCTC_INLINE_MEMBER __forceinline
+#define FASTCTC_INLINE_LAMBDA
+#define FASTCTC_PREFETCH(address) ((void)(address))
 #define FASTCTC_COPY memcpy
 #define FASTCTC_MATH(name) name
 #else
 #define FASTCTC_INLINE static inline __attribute__((always_inline))
 #define FASTCTC_INLINE_MEMBER inline __attribute__((always_inline))
+#define FASTCTC_INLINE_LAMBDA __attribute__((always_inline))
+#define FASTCTC_PREFETCH(address) __builtin_prefetch(address)
 #define FASTCTC_COPY __builtin_memcpy
 #define FASTCTC_MATH(name) __builtin_##name
 #endif
@@ -76,6 +80,7 @@ struct Lanes {
 FASTCTC_LANES_OP(+)
 FASTCTC_LANES_OP(-)
 FASTCTC_LANES_OP(*)
+FASTCTC_LANES_OP(/)
 #undef FASTCTC_LANES_OP
 
 #endif

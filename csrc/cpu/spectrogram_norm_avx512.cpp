@@ -1,0 +1,3 @@
+#include "spectrogram_norm_run.h"
+
+FASTCTC_DEFINE_NORM_KERNELS(spectrogram_norm_kernels_avx512, 16)

@@ -1,0 +1,208 @@
+"""Spectrogram normalisation as registered torch operators, over the kernels of each device."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import warnings
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastctc._native import _C
+from fastctc._norm import MaskOptions, NormOptions, mask_rows, statistics_shape
+
+_OPTIONS = "bool over_batch, bool over_freq, int log, float log_eps, float eps"
+_INPUT = "Tensor x, Tensor lengths"
+_STATISTICS = "Tensor mean, Tensor var"
+_AFFINE = "Tensor? weight, Tensor? bias"
+_MASKS = "Tensor? masks, int time_masks"
+
+_SCHEMAS = {
+    "spectrogram_masks": (
+        "(Tensor seed, Tensor lengths, SymInt[] shape, int time_count, int time_width, "
+        "int time_share, int freq_count, int freq_width, bool per_channel) -> Tensor"
+    ),
+    "spectrogram_moments": f"({_INPUT}, {_OPTIONS}) -> (Tensor, Tensor)",
+    "spectrogram_normalise": (
+        f"({_INPUT}, {_STATISTICS}, {_AFFINE}, {_MASKS}, {_OPTIONS}) -> Tensor"
+    ),
+    "spectrogram_norm": (
+        f"({_INPUT}, {_AFFINE}, {_MASKS}, {_OPTIONS}) -> (Tensor, Tensor, Tensor)"
+    ),
+    "spectrogram_gradient_sums": (
+        f"(Tensor grad, {_INPUT}, {_STATISTICS}, {_MASKS}, {_OPTIONS}) -> (Tensor, Tensor)"
+    ),
+    "spectrogram_input_gradient": (
+        f"(Tensor grad, {_INPUT}, {_STATISTICS}, Tensor? weight, {_MASKS}, Tensor? mean_sum, "
+        f"Tensor? mean_dot, {_OPTIONS}) -> Tensor"
+    ),
+    "spectrogram_norm_backward": (
+        f"(Tensor grad, {_INPUT}, {_STATISTICS}, Tensor? weight, {_MASKS}, {_OPTIONS}) -> "
+        "(Tensor, Tensor, Tensor)"
+    ),
+}
+_FUNCTIONS = {
+    "spectrogram_masks": "draw_masks",
+    "spectrogram_moments": "moments",
+    "spectrogram_normalise": "normalise",
+    "spectrogram_norm": "forward",
+    "spectrogram_gradient_sums": "gradient_sums",
+    "spectrogram_input_gradient": "input_gradient",
+    "spectrogram_norm_backward": "backward",
+}
+SECOND_DERIVATIVE = (
+    "fastctc.spectrogram_norm has no second derivative: its gradient cannot be differentiated again"
+)
+
+
+@functools.cache
+def kernels(device: str) -> ModuleType:
+    """The module that implements `_norm.Kernels` for a type of device.
+
+    Where no kernel can serve it, that is the reference, with a word on why it is slow.
+    """
+    if device == "cpu" and _C is not None:
+        from fastctc import _norm_cpu
+
+        return _norm_cpu
+    if device == "cuda" and importlib.util.find_spec("triton") is not None:
+        return importlib.import_module("fastctc.triton.spectrogram_norm")
+    missing = (
+        "triton, which CUDA builds of torch bring" if device == "cuda" else "a compiled module"
+    )
+    warnings.warn(
+        f"fastctc.spectrogram_norm runs on {device} without {missing}, by torch operations in "
+        "float64: right, but slow",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return importlib.import_module("fastctc.reference.spectrogram_norm")
+
+
+def _implementation(name: str, device: str) -> Any:
+    scalars = MaskOptions if name == "spectrogram_masks" else NormOptions
+    count = len(scalars._fields)
+
+    def run(*arguments: Any) -> Any:
+        function = getattr(kernels(device), _FUNCTIONS[name])
+        return function(*arguments[:-count], scalars(*arguments[-count:]))
+
+    return run
+
+
+for _name, _schema in _SCHEMAS.items():
+    torch.library.define(f"fastctc::{_name}", _schema, tags=(torch.Tag.pt2_compliant_tag,))
+    for _key in ("CPU", "CUDA"):
+        torch.library.impl(f"fastctc::{_name}", _key)(_implementation(_name, _key.lower()))
+
+
+def _new_statistics(x: Tensor, options: tuple[Any, ...]) -> Tensor:
+    shape = statistics_shape(tuple(x.shape), NormOptions(*options))
+    return x.new_empty(shape, dtype=torch.float64)
+
+
+@torch.library.register_fake("fastctc::spectrogram_masks")
+def _masks_fake(seed: Tensor, lengths: Tensor, shape: list[int], *options: Any) -> Tensor:
+    chosen = MaskOptions(*options)
+    rows = mask_rows(tuple(shape), chosen)
+    return lengths.new_empty((rows, chosen.time_count + chosen.freq_count, 2), dtype=torch.int32)
+
+
+@torch.library.register_fake("fastctc::spectrogram_moments")
+def _moments_fake(x: Tensor, lengths: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    return _new_statistics(x, options), _new_statistics(x, options)
+
+
+@torch.library.register_fake("fastctc::spectrogram_normalise")
+def _normalise_fake(x: Tensor, *others: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake("fastctc::spectrogram_norm")
+def _norm_fake(x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    options = others[-5:]
+    return torch.empty_like(x), _new_statistics(x, options), _new_statistics(x, options)
+
+
+@torch.library.register_fake("fastctc::spectrogram_gradient_sums")
+def _sums_fake(grad: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    options = others[-5:]
+    return _new_statistics(x, options), _new_statistics(x, options)
+
+
+@torch.library.register_fake("fastctc::spectrogram_input_gradient")
+def _input_gradient_fake(grad: Tensor, x: Tensor, *others: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake("fastctc::spectrogram_norm_backward")
+def _backward_fake(grad: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    options = others[-5:]
+    return torch.empty_like(x), _new_statistics(x, options), _new_statistics(x, options)
+
+
+def channel_gradients(
+    weight: Tensor | None, grad_sum: Tensor, grad_dot: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of weight and bias."""
+    if weight is None:
+        return None, None
+    return grad_dot.sum(0).to(weight.dtype), grad_sum.sum(0).to(weight.dtype)
+
+
+def _save_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, lengths, weight, _, masks, ctx.time_masks, *options = inputs
+    ctx.options = options
+    _, mean, var = output
+    ctx.mark_non_differentiable(mean, var)
+    ctx.save_for_backward(x, lengths, mean, var, weight, masks)
+
+
+def _norm_vjp(ctx: Any, grad: Tensor, *of_statistics: Any) -> tuple[Tensor | None, ...]:
+    x, lengths, mean, var, weight, masks = ctx.saved_tensors
+    dx = None
+    if ctx.needs_input_grad[0]:
+        dx, *sums = torch.ops.fastctc.spectrogram_norm_backward(
+            grad, x, lengths, mean, var, weight, masks, ctx.time_masks, *ctx.options
+        )
+    else:  # an input layer has a weight to learn, and nobody below it
+        sums = torch.ops.fastctc.spectrogram_gradient_sums(
+            grad, x, lengths, mean, var, masks, ctx.time_masks, *ctx.options
+        )
+    return (dx, None, *channel_gradients(weight, *sums), *[None] * 7)
+
+
+def _save_normalise(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, lengths, mean, var, weight, _, masks, ctx.time_masks, *options = inputs
+    ctx.options = options
+    ctx.save_for_backward(x, lengths, mean, var, weight, masks)
+
+
+def _normalise_vjp(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, lengths, mean, var, weight, masks = ctx.saved_tensors
+    of_weight = of_bias = dx = None
+    if ctx.needs_input_grad[0]:
+        dx = torch.ops.fastctc.spectrogram_input_gradient(
+            grad, x, lengths, mean, var, weight, masks, ctx.time_masks, None, None, *ctx.options
+        )
+    if weight is not None and any(ctx.needs_input_grad[4:6]):
+        sums = torch.ops.fastctc.spectrogram_gradient_sums(
+            grad, x, lengths, mean, var, masks, ctx.time_masks, *ctx.options
+        )
+        of_weight, of_bias = channel_gradients(weight, *sums)
+    return (dx, None, None, None, of_weight, of_bias, *[None] * 7)
+
+
+def _no_second_derivative(ctx: Any, *grads: Any) -> Any:
+    raise RuntimeError(SECOND_DERIVATIVE)
+
+
+torch.library.register_autograd("fastctc::spectrogram_norm", _norm_vjp, setup_context=_save_norm)
+torch.library.register_autograd(
+    "fastctc::spectrogram_normalise", _normalise_vjp, setup_context=_save_normalise
+)
+for _name in ("spectrogram_norm_backward", "spectrogram_input_gradient"):
+    torch.library.register_autograd(f"fastctc::{_name}", _no_second_derivative)
