@@ -271,6 +271,15 @@ def test_what_no_path_reads_may_be_anything(cpu_target: str, value: float) -> No
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_blanks_are_read_where_a_path_has_time_for_one(cpu_target: str, value: float) -> None:
+    scores = torch.zeros(4, 6)
+    scores[2, 0] = value
+    assert forced_align(scores, torch.tensor([1, 2, 3, 4]))[0].tolist() == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match=r"row 0 has NaN or .inf"):
+        forced_align(scores, torch.tensor([1, 2, 3]))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_logits_without_a_softmax_are_a_fault(cpu_target: str, value: float) -> None:
     scores = torch.zeros(4, 6)
     scores[2, 5] = value

@@ -35,6 +35,7 @@ enum class ForcedAlignFault : int32_t {
   none = 0,
   impossible = 1,    // too few frames, or every path has a score of -inf
   not_a_number = 2,  // NaN or +inf where a path can read it, or (logits) a frame that has no log-softmax
+  bad_input = 3,     // a length or label out of range, or a label that is the blank; only where the host cannot see it
 };
 
 // Of two equal predecessors the nearer one wins: to stay, then to come from the blank before, then to skip that blank.
