@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from fastctc import _checks, _cpu, config
-from fastctc._backends import backend_of
+from fastctc._backends import BACKENDS
+from fastctc._cuda import Cuda
 from fastctc._native import _C
 from fastctc.loss import _wants_dispatcher, unserved_transform
 
@@ -137,7 +138,7 @@ def _kernel() -> Callable[..., Status | None]:
     return reference.forced_align_cpu
 
 
-def _align_on_cpu(
+def _align(
     log_probs: Tensor,
     targets: Tensor,
     input_lengths: Tensor,
@@ -145,12 +146,40 @@ def _align_on_cpu(
     *options: Any,
 ) -> tuple[Tensor, Tensor]:
     chosen = AlignOptions(*options)
-    problem = backend_of(log_probs).prepare(
+    backend = BACKENDS.get(log_probs.device.type)
+    if backend is None:
+        raise NotImplementedError(
+            f"fastctc.forced_align serves tensors on {' and '.join(BACKENDS)}, and log_probs is on "
+            f"{log_probs.device}"
+        )
+    if isinstance(backend, Cuda):
+        _check_what_the_host_sees(
+            backend, log_probs, targets, input_lengths, target_lengths, chosen
+        )
+    problem = backend.prepare(
         log_probs, targets, input_lengths, target_lengths, loss_options(chosen)
     )
+    paths, scores, faults = (
+        _run_on_cuda(backend, problem) if isinstance(backend, Cuda) else _run_on_cpu(problem)
+    )
+    if not chosen.mark:
+        raise_faults(faults)
+    elif config.validate_device_inputs:
+        raise_faults(faults.where(faults == BAD_INPUT, 0))
+    if paths.dtype is not path_dtype(targets):
+        paths = paths.to(path_dtype(targets))
+    if log_probs.dim() == 2:
+        return paths[0], scores[0]
+    return paths, scores
+
+
+def _run_on_cpu(problem: _checks.Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """Paths, scores and faults, on the host."""
     _, _, frames, batch = problem.arguments[:4]
     paths = torch.empty((batch, frames), dtype=torch.int64, device="cpu")
-    scores = torch.empty((batch, frames), dtype=_checks.loss_dtype(log_probs.dtype), device="cpu")
+    scores = torch.empty(
+        (batch, frames), dtype=_checks.loss_dtype(problem.scores.dtype), device="cpu"
+    )
     faults = torch.empty(batch, dtype=torch.int32, device="cpu")
     status = _kernel()(
         *problem.arguments[:14],
@@ -160,31 +189,78 @@ def _align_on_cpu(
         torch.get_num_threads(),
     )
     if status is not None:
-        raise_status(problem, status)
-    if not chosen.mark:
-        raise_faults(faults)
-    if paths.dtype is not path_dtype(targets):
-        paths = paths.to(path_dtype(targets))
-    if log_probs.dim() == 2:
-        return paths[0], scores[0]
-    return paths, scores
+        raise_status(
+            status, problem.scores, problem.targets, problem.target_lengths, problem.arguments[2]
+        )
+    return paths, scores, faults
 
 
-def raise_status(problem: _checks.Problem, status: Status) -> None:
-    """Raise for a length or label that a kernel found out of range."""
+def _run_on_cuda(backend: Cuda, problem: _checks.Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """Paths, scores and faults, on the device, which is not waited for."""
+    assert problem.bounds is not None
+    scores, longest = problem.scores, problem.bounds.max_labels
+    _, dtype, frames, batch, classes = problem.arguments[:5]
+    from_logits = problem.options.from_logits
+    scratch_bytes = backend.library.forced_align_cuda_scratch(
+        dtype, frames, batch, classes, longest, from_logits
+    )
+    scratch = backend.empty(scores, (scratch_bytes,), torch.uint8)
+    paths = backend.empty(scores, (batch, frames), torch.int64)
+    path_scores = backend.empty(scores, (batch, frames), _checks.loss_dtype(scores.dtype))
+    faults = backend.empty(scores, (batch,), torch.int32)
+    backend.call(
+        "forced_align_cuda",
+        *backend.device_and_stream(scores),
+        *problem.arguments[:14],
+        longest,
+        scratch.data_ptr(),
+        paths.data_ptr(),
+        path_scores.data_ptr(),
+        faults.data_ptr(),
+    )
+    return paths, path_scores, faults
+
+
+def _check_what_the_host_sees(
+    backend: Cuda,
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor,
+    target_lengths: Tensor,
+    options: AlignOptions,
+) -> None:
+    """Raise for lengths and labels on the host, as the CPU does; the kernel sees all others."""
+    batch, frames = _rows_and_frames(log_probs, options)
+    names = ("targets", "input_lengths", "target_lengths")
+    seen = [
+        _checks.host_integers(name, values) if backend.sees(values) else None
+        for name, values in zip(names, (targets, input_lengths, target_lengths), strict=True)
+    ]
+    labels_at, frames_at, counts_at = (0 if each is None else each.data_ptr() for each in seen)
+    width = targets.shape[-1]
+    stride = max(width, 1) if targets.dim() == 2 else 0
+    status = backend.library.ctc_loss_check(
+        frames, batch, log_probs.shape[-1], labels_at, width, stride, frames_at, counts_at
+    )
+    if status is not None:
+        raise_status(status, log_probs, targets, target_lengths, frames)
+
+
+def raise_status(
+    status: Status, log_probs: Tensor, targets: Tensor, target_lengths: Tensor, frames: int
+) -> None:
+    """Raise for a length or label that was found out of range on the host."""
     code, row, value, position = status
-    _, _, frames, _, classes = problem.arguments[:5]
-    width = problem.targets.shape[-1]
-    shortest = int(problem.target_lengths.min())
-    if code == 5 and shortest < 0:  # the reason why the sum is off
-        code, row, value = 3, int(problem.target_lengths.argmin()), shortest
+    width, classes = targets.shape[-1], log_probs.shape[-1]
+    if code == 5 and int(target_lengths.min()) < 0:  # the reason why the sum is off
+        code, row, value = 3, int(target_lengths.argmin()), int(target_lengths.min())
     where = f"targets: label {value} at position {position} of row {row}"
     sentences = {
         1: f"input_lengths[{row}] is {value}, above the {frames} frames of log_probs",
         2: f"input_lengths[{row}] is {value}, below 0",
         3: f"target_lengths[{row}] is {value}, below 0",
         4: f"target_lengths[{row}] is {value}, above the {width} labels that a row of targets has",
-        5: f"target_lengths add up to {int(problem.target_lengths.sum())}, and targets has {width} "
+        5: f"target_lengths add up to {sum(target_lengths.tolist())}, and targets has {width} "
         "labels",
         6: f"{where} is no class: it must be at least 0 and below {classes}",
         7: f"{where} is the blank, which cannot be aligned",
@@ -192,20 +268,25 @@ def raise_status(problem: _checks.Problem, status: Status) -> None:
     raise ValueError(sentences[code])
 
 
+BAD_INPUT = 3
+REASONS = {
+    1: "has no path: too few frames for its labels, or none with a score above -inf",
+    2: "has NaN or +inf among its scores, and so no best path",
+    BAD_INPUT: "has a length or a label that is out of range, or a label that is the blank",
+}
+
+
 def raise_faults(faults: Tensor) -> None:
     """Raise for the first row that has no path."""
-    rows = faults.nonzero().flatten().tolist()
-    if not rows:
+    found = {row: fault for row, fault in enumerate(faults.tolist()) if fault}
+    if not found:
         return
-    if int(faults[rows[0]]) == 1:
-        reason = "has no path: too few frames for its labels, or none with a score above -inf"
-    else:
-        reason = "has NaN or +inf among its scores, and so no best path"
-    others = f" (and {len(rows) - 1} other rows are at fault)" if len(rows) > 1 else ""
-    raise ValueError(f"row {rows[0]} {reason}{others}; on_impossible='mark' goes on without it")
+    row, fault = next(iter(found.items()))
+    others = f" (and {len(found) - 1} other rows are at fault)" if len(found) > 1 else ""
+    raise ValueError(f"row {row} {REASONS[fault]}{others}; on_impossible='mark' goes on without it")
 
 
-torch.library.impl("fastctc::forced_align", "CPU")(_align_on_cpu)
+torch.library.impl("fastctc::forced_align", ("CPU", "CUDA"))(_align)
 
 
 @torch.library.register_fake("fastctc::forced_align")
@@ -240,8 +321,4 @@ def forced_align(
     transform = unserved_transform(log_probs)
     if transform is not None:
         raise NotImplementedError(f"fastctc.forced_align does not support {transform}")
-    if not log_probs.is_cpu:
-        raise NotImplementedError(
-            f"fastctc.forced_align serves tensors on cpu, and log_probs is on {log_probs.device}"
-        )
-    return _align_on_cpu(log_probs, targets, input_lengths, target_lengths, *options)
+    return _align(log_probs, targets, input_lengths, target_lengths, *options)

@@ -2,9 +2,11 @@
 //
 // The S labels of a target give S + 1 pairs of states, as in the loss: l_i, the i-th label (i = 1..S; l_0 is dead), and
 // b_i, the blank after it (i = 0..S), in arrays of their own. With y the scores of a frame:
-//   b_i' = max(b_i, l_i) + y_blank         l_i' = max(l_i, b_(i-1), l_(i-1) if label_(i-1) != label_i) + y_i
-// Frame -1 with b_0 = 0 and all others -inf is the start. Which operand won takes one bit for a blank and two for a
-// label, a byte of each kind for eight neighbouring pairs.
+//   q_i = max(b_i, l_i if label_i != label_(i+1))
+//   b_i' = max(b_i, l_i) + y_blank         l_i' = max(l_i, q_(i-1)) + y_i
+// Frame -1 with b_0 = 0 and all others -inf is the start. A back-pointer takes one bit a state: whether l_i > b_i,
+// which settles b_i' and which of the two q_i is, and whether q_(i-1) > l_i; a byte of each kind for eight neighbouring
+// pairs.
 //
 // Logits are taken as they are: what a log-softmax takes off a frame it takes off all paths alike.
 #pragma once
@@ -18,7 +20,7 @@ namespace {
 using fastctc::AlignUtterance;
 
 constexpr int64_t kGroup = 8;       // pairs whose back-pointers share bytes
-constexpr int64_t kGroupBytes = 3;  // l_i into b_i; b_(i-1) into l_i; l_(i-1) into l_i, which overrules the one before
+constexpr int64_t kGroupBytes = 2;  // l_i > b_i; q_(i-1) > l_i
 constexpr int kImpossible = 1, kNotANumber = 2;
 
 // W scalars to doubles
@@ -48,10 +50,9 @@ struct Alignment {
   int64_t row_bytes;       // back-pointers of a frame
   int64_t segment_frames;  // back-pointers are kept for this many frames; before each segment stands a checkpoint
 
-  // per pair i: its label's class, and 0 or, where l_(i-1) must not be followed by l_i, -inf
+  // per pair i: its label's class, and 0 or, where l_i must not be followed by l_(i+1), -inf
   int32_t* label;
   double* bar;
-  // states of the current frame: width blanks, then width labels
   double* state;
   double* saved;            // (segments - 1, 2 * width)
   uint8_t* back;            // (segment_frames, row_bytes)
@@ -88,16 +89,20 @@ struct Alignment {
   void start() {
     for (int64_t i = 0; i < width; ++i) {
       label[i] = (int32_t)(i >= 1 && i <= u.S ? u.labels[i - 1] : u.blank);
-      bar[i] = i >= 2 && i <= u.S && label[i - 1] != label[i] ? 0 : -infinity();
+      bar[i] = leaves(i) ? 0 : -infinity();
       state[i] = state[width + i] = -infinity();
     }
     state[0] = 0;
   }
 
+  // Whether label i may be followed by the next one at once.
+  bool leaves(int64_t i) const { return i >= 1 && i < u.S && u.labels[i - 1] != u.labels[i]; }
+
   const X* row(int64_t t) const { return static_cast<const X*>(u.scores) + t * u.scores_stride; }
 
-  // The pairs that a path can be in at frame t, whole groups of them: it moves on by one pair a frame at most.
-  int64_t first_pair(int64_t t) const { return at_least(0, u.S - (u.T - 1 - t)) / kGroup * kGroup; }
+  // The pairs that a path can be in at frame t or the one before, whole groups of them: it moves on by one pair a frame
+  // at most.
+  int64_t first_pair(int64_t t) const { return at_least(0, u.S - (u.T - t)) / kGroup * kGroup; }
   int64_t end_pair(int64_t t) const { return at_most(u.S, t + 1) / kGroup * kGroup + kGroup; }
 
   // One frame whose scores are at `scores`. What is no number counts as -inf until a closer look is taken.
@@ -110,10 +115,11 @@ struct Alignment {
     double* const blanks = state;
     double* const labels = state + width;
     const int64_t first = first_pair(t), end = end_pair(t);
-    F blank_below = first ? SD::load(blanks + first - W) : dead,
-      label_below = first ? SD::load(labels + first - W) : dead;
+    F q_below = dead;
+    if (first)
+      q_below = SD::at_least(SD::load(labels + first - W) + SD::load(bar + first - W), SD::load(blanks + first - W));
     for (int64_t g = first; g < end; g += kGroup) {
-      unsigned from_label = 0, from_blank = 0, skipped = 0;
+      unsigned from_label = 0, moved = 0;
       for (int v = 0; v < kGroup; v += W) {
         const int64_t i = g + v;
         decltype(to_scalar(*scores)) gathered[W];
@@ -124,23 +130,19 @@ struct Alignment {
           y = SD::select(SD::less(y, limit), y, dead);
         }
         const F b = SD::load(blanks + i), l = SD::load(labels + i);
-        const F before = SD::shift_up(b, blank_below), skip = SD::shift_up(l, label_below) + SD::load(bar + i);
-        const F nearer = SD::at_least(before, l);
+        const F q = SD::at_least(l + SD::load(bar + i), b), before = SD::shift_up(q, q_below);
         if constexpr (keep) {
           from_label |= SD::less_bits(b, l) << v;
-          from_blank |= SD::less_bits(l, before) << v;
-          skipped |= SD::less_bits(nearer, skip) << v;
+          moved |= SD::less_bits(l, before) << v;
         }
         SD::store(blanks + i, SD::at_least(l, b) + blank_score);
-        SD::store(labels + i, SD::at_least(skip, nearer) + y);
-        blank_below = b;
-        label_below = l;
+        SD::store(labels + i, SD::at_least(before, l) + y);
+        q_below = q;
       }
       if constexpr (keep) {
         uint8_t* const at = pointers + g / kGroup * kGroupBytes;
         at[0] = (uint8_t)from_label;
-        at[1] = (uint8_t)from_blank;
-        at[2] = (uint8_t)skipped;
+        at[1] = (uint8_t)moved;
       }
     }
   }
@@ -183,6 +185,10 @@ struct Alignment {
     return false;
   }
 
+  static bool bit(const uint8_t* pointers, int64_t pair) {
+    return pointers[pair / kGroup * kGroupBytes] >> (pair % kGroup) & 1;
+  }
+
   void checkpoint(double* to, const double* from) const { FASTCTC_COPY(to, from, 2 * width * sizeof *to); }
 
   void run() {
@@ -216,15 +222,13 @@ struct Alignment {
       }
       for (int64_t t = end - 1; t >= first; --t) {
         u.path[t] = on_label ? label[pair] : u.blank;
-        const uint8_t* const at = back + (t - first) * row_bytes + pair / kGroup * kGroupBytes;
-        const int bit = (int)(pair % kGroup);
-        if (!on_label) {
-          on_label = at[0] >> bit & 1;
-        } else if (at[2] >> bit & 1) {
+        const uint8_t* const pointers = back + (t - first) * row_bytes;
+        if (on_label) {
+          if (!bit(pointers + 1, pair)) continue;
           --pair;
-        } else if (at[1] >> bit & 1) {
-          --pair;
-          on_label = false;
+          on_label = leaves(pair) && bit(pointers, pair);
+        } else {
+          on_label = bit(pointers, pair);
         }
       }
     }

@@ -6,32 +6,11 @@
 #include "ctc_loss_prepare.cuh"
 #include "ctc_loss_rows.cuh"
 #include "ctc_loss_sums.cuh"
+#include "device_scope.cuh"
 
 namespace fastctc {
 namespace cuda {
 namespace {
-
-// Makes a device current and puts back what was.
-class DeviceScope {
- public:
-  explicit DeviceScope(int device) {
-    error_ = cudaGetDevice(&before_);
-    if (error_ != cudaSuccess || before_ == device) return;
-    error_ = cudaSetDevice(device);
-    changed_ = error_ == cudaSuccess;
-  }
-  ~DeviceScope() {
-    if (changed_) cudaSetDevice(before_);
-  }
-  DeviceScope(const DeviceScope&) = delete;
-  DeviceScope& operator=(const DeviceScope&) = delete;
-  cudaError_t error() const { return error_; }
-
- private:
-  int before_ = 0;
-  bool changed_ = false;
-  cudaError_t error_;
-};
 
 // Calls body with 8, 32 or kRowThreads, as a value of std::integral_constant's like, for `packets` 16-byte packets of
 // work per row.

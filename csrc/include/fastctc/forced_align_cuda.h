@@ -16,8 +16,8 @@ struct ForcedAlignCudaShape {
   bool from_logits = false;
 };
 
-// Host arithmetic: 3/8 byte of back-pointers for each of max_labels + 1 pairs of states at each frame, rounded up to 32
-// pairs; 8 bytes a frame for logits, and 16 for targets of 1024 labels and more.
+// Host arithmetic. Each frame of each row takes 1/4 byte for each of max_labels + 1 pairs of states, rounded up to 32
+// pairs; 8 bytes for logits; and 8 bytes where there may be 512 labels and more.
 int64_t forced_align_cuda_scratch_bytes(const ForcedAlignCudaShape& shape);
 
 // Every pointer is to memory of `device`. "real" is double for float64 scores and float for all others.
