@@ -55,7 +55,8 @@ def forced_align(
     Args:
         log_probs: (N, T, C), or (T, N, C) without ``batch_first``, or (T, C) for one utterance:
             natural-log probabilities, or logits with ``from_logits``. float64, float32, float16 or
-            bfloat16, on the CPU, with any strides.
+            bfloat16, with any strides, on the CPU, or on a CUDA device where this build has the
+            CUDA library.
         targets: labels, (N, S) padded, or (sum(target_lengths),) concatenated; (S,) or (1, S) for
             one utterance. Any integer dtype. What lies past a row's length is ignored.
         input_lengths: frames of each row, as for `fastctc.ctc_loss`. None: all of them.
@@ -67,7 +68,8 @@ def forced_align(
         on_impossible: what happens to a row that has no path (too few frames for its labels, or no
             path with a score above -inf) or that has NaN or +inf where a path can read it. "raise":
             a ValueError names it. "mark": its path is -1, and its scores are -inf, or NaN in the
-            second case, all along the row.
+            second case, all along the row. On a CUDA device "raise" waits for the result, "mark"
+            does not; lengths and labels that are there and out of range count as having no path.
 
     Returns:
         paths: (N, T), or (T,) for one utterance, in both layouts of `log_probs`: the class of each
