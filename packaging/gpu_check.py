@@ -164,6 +164,9 @@ def stages(out: Path, arch: str, quick: bool) -> list[Stage]:
         Stage("tests on the GPU", [*pytest, "-m", "gpu", *marked], 100),
         Stage("benchmark of the loss", [*bench, *["--quick"] * quick], 170),
     ]
+    bench = [python, "-m", "benchmarks.bench_forced_align_cuda"]
+    bench += ["--out", out / "forced-align-cuda.json", *["--quick"] * quick]
+    found.append(Stage("benchmark of forced alignment", bench, 40))
     sanitizer = find_tool("compute-sanitizer") or "compute-sanitizer"
     for tool in ("memcheck", "racecheck", "synccheck"):
         command = [sanitizer, "--tool", tool, "--error-exitcode", "3", "--print-limit", "20"]

@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import torch
+from align_cases import align, assert_same
 from loss_cases import Case, assert_close, make_case, ours
 
 # Frames, rows, classes, labels; what is special.
@@ -34,6 +35,21 @@ def there(case: Case) -> Case:
     return Case(*(tensor.cuda() for tensor in tensors), case.blank)
 
 
+def align_small_cases() -> int:
+    """Alignments in one warp, in several, and in strips; bad values on the GPU."""
+    shapes = [(7, 3, 5, 3), (90, 2, 131, 40), (600, 1, 9, 520)]
+    for index, shape in enumerate(shapes):
+        case = make_case(540 + index, *shape)
+        for from_logits in (False, True):
+            paths, scores = align(there(case), from_logits=from_logits)
+            assert_same(case, (paths.cpu(), scores.cpu()), from_logits)
+    for name, value in BAD.items():
+        case = there(make_case(550))
+        getattr(case, name).view(-1)[1] = value
+        align(case)
+    return 2 * len(shapes) + len(BAD)
+
+
 def main() -> int:
     count = 0
     for index, (shape, made, options) in enumerate(CASES):
@@ -47,8 +63,9 @@ def main() -> int:
         getattr(case, name).view(-1)[1] = value
         ours(case, from_logits=True, reduction="none")
         count += 1
+    count += align_small_cases()
     torch.cuda.synchronize()
-    print(f"{count} losses and gradients on {torch.cuda.get_device_name()}")
+    print(f"{count} losses, gradients and alignments on {torch.cuda.get_device_name()}")
     return 0
 
 

@@ -302,7 +302,7 @@ __device__ void trace_back(const ForcedAlignCudaParams& p, const Scratch& scratc
 }
 
 template <class X>
-__global__ void __launch_bounds__(kLanes* kMostWarps) align_kernel(ForcedAlignCudaParams p, Scratch scratch) {
+__global__ void __launch_bounds__(kLanes* kMostWarps, 1) align_kernel(ForcedAlignCudaParams p, Scratch scratch) {
   using Real = typename RealOf<X>::type;
   FASTCTC_SHARED(Edges, edges, 1);
   FASTCTC_SHARED(unsigned long long, counts, 3);
