@@ -199,14 +199,13 @@ def time_graph(contender: Contender, rounds: int) -> list[float]:
 
 def kernel_seconds(contender: Contender, steps: int = 3) -> dict[str, float]:
     """Seconds per step of each kernel and copy, by name; empty where nothing can tell."""
-    activities = [torch.profiler.ProfilerActivity.CUDA]
-    try:
-        with torch.profiler.profile(activities=activities) as profile:
-            _repeated(contender.step, steps)()
-            torch.cuda.synchronize()
-        found = profile.key_averages()
-    except RuntimeError:
+    wanted = torch.profiler.ProfilerActivity
+    if wanted.CUDA not in torch.profiler.supported_activities():
         return {}
+    with torch.profiler.profile(activities=[wanted.CPU, wanted.CUDA]) as profile:
+        _repeated(contender.step, steps)()
+        torch.cuda.synchronize()
+    found = profile.key_averages()
     return {
         event.key: event.self_device_time_total / 1e6 / steps
         for event in found
@@ -350,7 +349,8 @@ def render(report: dict[str, Any]) -> str:
             f"{row['memory_ratio']:.2f}",
         ]
         names = [row["workload"], row["dtype"], row["peer"]]
-        cells = [*names, *figures, "; ".join(missed(row)) or "-"]
+        short = [] if report["quick"] else missed(row)
+        cells = [*names, *figures, "; ".join(short) or "-"]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| one row of | lattice, us per frame | all kernels, us per frame |"]
     lines.append("|---|--:|--:|")
@@ -384,7 +384,7 @@ def measure(quick: bool, names: Sequence[str]) -> dict[str, Any]:
             started = time.monotonic()
             try:
                 rows, problems = compare(workloads[name], dtype, bandwidth, rounds)
-            except RuntimeError as error:  # one workload that fails leaves the others
+            except Exception as error:  # one workload that fails leaves the others
                 rows, problems = [], [f"{name} {dtype}: {error}"]
             report["rows"] += rows
             report["problems"] += problems

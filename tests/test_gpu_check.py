@@ -132,6 +132,7 @@ def test_benchmark_judges_its_rows() -> None:
 def test_benchmark_shows_its_rows() -> None:
     report = {
         "copy_bytes_per_s": 4.3e12,
+        "quick": False,
         "rows": [row(), row(peer="cudnn", ratio=2.0)],
         "latency": [
             {"T": 4000, "S": 40, "graph_us_per_frame": 0.1, "lattice_us_per_frame": None},
@@ -142,6 +143,7 @@ def test_benchmark_shows_its_rows() -> None:
     assert "4.30 TB/s" in text
     assert "| C | float32 | torch | 100 | 1000 | 10.0 | 11.0 | 100 | 91 | 91% | 0.20 | - |" in text
     assert "| 2.0x < 3x |" in text
+    assert "2.0x < 3x" not in bench.render(report | {"quick": True})
     assert "| T=4000 S=40 | - | 0.100 |" in text
     assert "| T=4000 S=200 | 0.057 | 0.100 |" in text
 
