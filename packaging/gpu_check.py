@@ -51,10 +51,11 @@ class Stage:
 
 
 def find_tool(name: str) -> str | None:
-    """A tool of the CUDA toolkit, on PATH or where the toolkit is."""
+    """A tool beside this Python, on PATH, or in the CUDA toolkit."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     folders = [f"{home}/{sub}" for home in homes if home for sub in ("bin", "compute-sanitizer")]
-    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), *folders]))
+    first = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    return shutil.which(name, path=os.pathsep.join([*first, *folders]))
 
 
 def why_impossible() -> str | None:
@@ -140,7 +141,7 @@ def build_commands(arch: str, folder: Path = _BUILD) -> list[list[str]]:
     configure += [f"-DPython_EXECUTABLE={sys.executable}", pybind11_option()]
     if nvcc := find_tool("nvcc"):
         configure += [f"-DCMAKE_CUDA_COMPILER={nvcc}"]
-    if ninja := shutil.which("ninja"):
+    if ninja := find_tool("ninja"):
         configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     build = [cmake, "--build", str(folder), "--target", "_C", "-j", str(os.cpu_count() or 1)]
     return [configure, build]
