@@ -208,8 +208,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.table.write_text(table)
     elif not problems:
         problems = compare(table, options.table, version)
-    print("\n".join(problems), file=sys.stderr)
-    if not problems:
+    if problems:
+        print("\n".join(problems), file=sys.stderr)
+    else:
         kernels = len({(u.source, u.kernel) for u in usages})
         print(f"{kernels} kernels on {len(archs)} architectures: no local memory")
     return int(bool(problems))
