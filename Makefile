@@ -50,7 +50,8 @@ help:
 	@echo 'make clean        remove what was built; make distclean also removes $(VENV)'
 	@echo ''
 	@echo 'PYTHON=python3.12 names the Python to start from, VENV=dir another environment,'
-	@echo 'FASTCTC_CUDA=auto|0|1 whether the CUDA library is built (auto: where nvcc is found).'
+	@echo 'FASTCTC_CUDA=auto|0|1 whether the CUDA library is built (auto: where nvcc is found), for make wheel;'
+	@echo 'in $(VENV) it is built where there is a GPU too.'
 	@echo 'gpu-check installs nothing: $$(PYTHON) has to have torch, pytest, hypothesis and numba.'
 
 $(BIN)/python:
@@ -59,6 +60,9 @@ $(BIN)/python:
 
 # One stamp per set of extras. It is made anew when the native sources or the versions change;
 # Python files need no second install, because the install is editable.
+# Where no GPU could run them, the CUDA kernels are left out: compiling them for all GPUs takes
+# minutes. `make wheel` has them wherever nvcc is.
+$(VENV)/.installed-%: export FASTCTC_CUDA ?= $(if $(wildcard /dev/nvidia0),auto,0)
 $(VENV)/.installed-%: $(NATIVE) | $(BIN)/python
 	@$(BIN)/python packaging/check_tools.py
 	@echo 'Installing fastctc[$*] into $(VENV)'
