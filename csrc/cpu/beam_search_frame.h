@@ -72,7 +72,8 @@ struct BeamFrame : BeamLayout<S> {
   Scalar reach;            // and the largest that an extension may reach before its emission
   Scalar worst, best;      // of the slots' prefixes after the frame
   Scalar bound;            // new prefixes below it cannot enter
-  int64_t tokens, fresh;   // classes that may make new prefixes; new prefixes
+  int64_t tokens, fresh;   // classes that may make new prefixes; new prefixes,
+  int64_t priced;          // and how many of these have what a fusion adds
 
   explicit BeamFrame(BeamState& s)
       : state(s), options(s.options), keep_share(FASTCTC_MATH(exp)(-s.options.beam_threshold)) {
@@ -84,8 +85,9 @@ struct BeamFrame : BeamLayout<S> {
   int now() const { return state.current; }
   int next() const { return 1 - state.current; }
   int32_t* fusion_state(int32_t* states, int64_t i) const { return states + i * options.fusion->state_ints; }
+  FASTCTC_INLINE Scalar exp_of(Scalar x) { return exp_value<S>(S::set1(x))[0]; }
   Scalar largest_gain(const int32_t* fusion_state) const {
-    return (Scalar)FASTCTC_MATH(exp)(options.fusion->largest_bonus(options.fusion->self, fusion_state));
+    return exp_of((Scalar)options.fusion->largest_bonus(options.fusion->self, fusion_state));
   }
   Scalar at_least_tiny(double x) const {
     return x > BeamLimits<Scalar>::kTiny ? (Scalar)x : (Scalar)BeamLimits<Scalar>::kTiny;

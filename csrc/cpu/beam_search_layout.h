@@ -34,14 +34,11 @@ struct BeamLayout {
   Int* repeats;      // `width` where the last token equals the one before it, else 0
   Int* source;       // index into `mass` of what may flow from the parent
   // with a fusion
-  Scalar* factor;   // e^bonus of the last extension
-  double* bonus;    // of all extensions
-  Scalar* outlook;  // e^bonus, at most, of the next extension
-  int32_t* fusion;  // states
-  // the same of prefixes about to enter
-  Scalar* entering_factor;
-  double* entering_bonus;
-  int32_t* entering_fusion;
+  Scalar* factor;          // e^bonus of the last extension
+  double* bonus;           // of all extensions
+  Scalar* outlook;         // e^bonus, at most, of the next extension
+  int32_t* fusion;         // states
+  double* entering_bonus;  // of prefixes about to enter
 
   // Of one frame.
   Scalar* row;              // scores in the compute type, where stored in another
@@ -51,6 +48,8 @@ struct BeamLayout {
   uint16_t* child_in_beam;  // of each such class, a bit for each slot
   Scalar* score;            // of the candidates: the slots' prefixes first, then the new ones
   Int* made_from;           // of a new one: place in `token` * width + slot of its parent
+  Scalar* gain;             // with a fusion, of a new one: bonus of the extension,
+  int32_t* after;           // and the state it leads to
   Scalar* scratch;
   Int* chosen;   // the new ones that enter the beam
   Int* vacated;  // slots that are free
@@ -74,9 +73,7 @@ struct BeamLayout {
     bonus = carve.take<double>(o.fusion ? width : 0);
     outlook = carve.take<Scalar>(o.fusion ? width : 0);
     fusion = carve.take<int32_t>(o.fusion ? width * o.fusion->state_ints : 0);
-    entering_factor = carve.take<Scalar>(o.fusion ? width : 0);
     entering_bonus = carve.take<double>(o.fusion ? width : 0);
-    entering_fusion = carve.take<int32_t>(o.fusion ? width * o.fusion->state_ints : 0);
     row = carve.take<Scalar>(row_room);
     token = carve.take<Int>(row_room);
     token_y = carve.take<Scalar>(row_room);
@@ -84,6 +81,8 @@ struct BeamLayout {
     child_in_beam = carve.take<uint16_t>(token_limit(o) * vectors);
     score = carve.take<Scalar>(candidates);
     made_from = carve.take<Int>(candidates);
+    gain = carve.take<Scalar>(o.fusion ? candidates : 0);
+    after = carve.take<int32_t>(o.fusion ? candidates * o.fusion->state_ints : 0);
     scratch = carve.take<Scalar>(at_least(candidates, row_room));
     chosen = carve.take<Int>(candidates);
     vacated = carve.take<Int>(width + W);

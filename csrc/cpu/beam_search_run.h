@@ -21,6 +21,7 @@ struct BeamRun : BeamFrame<S, X, fused> {
   using Int = typename S::Int;
   using Sets = LaneSets<S>;
   static constexpr int W = S::W;
+  using Frame::after;
   using Frame::at_least_tiny;
   using Frame::best;
   using Frame::blank_mass;
@@ -31,13 +32,12 @@ struct BeamRun : BeamFrame<S, X, fused> {
   using Frame::chosen;
   using Frame::clear;
   using Frame::entering_bonus;
-  using Frame::entering_factor;
-  using Frame::entering_fusion;
   using Frame::factor;
   using Frame::final_score;
   using Frame::fresh;
   using Frame::fusion;
   using Frame::fusion_state;
+  using Frame::gain;
   using Frame::keep_share;
   using Frame::largest;
   using Frame::last;
@@ -52,6 +52,7 @@ struct BeamRun : BeamFrame<S, X, fused> {
   using Frame::outlook;
   using Frame::parent;
   using Frame::parent_slot;
+  using Frame::priced;
   using Frame::reach;
   using Frame::read;
   using Frame::repeats;
@@ -172,7 +173,7 @@ struct BeamRun : BeamFrame<S, X, fused> {
 
   // Scores of the prefixes that one of the tokens makes and the beam does not hold.
   void extend() {
-    fresh = 0;
+    fresh = priced = 0;
     if (tokens == 0) return;
     mark_children();
     const int64_t n = vectors();
@@ -190,26 +191,49 @@ struct BeamRun : BeamFrame<S, X, fused> {
         if constexpr (fused) most = most * S::load(outlook + v * W);
         const uint32_t bits = Sets::not_below(most, S::set1(bound)) & ~child_in_beam[k * n + v];
         if (!bits) continue;
-        if constexpr (fused) {
-          for (uint32_t rest = bits; rest; rest &= rest - 1) offer(k, v * W + lowest_bit(rest), product);
-        } else {
-          Sets::pack(fresh_score + fresh, product, bits);
-          fresh += Sets::pack(made_from + fresh, Sets::count_from((Int)(k * width + v * W)), bits);
-        }
+        Sets::pack(fresh_score + fresh, product, bits);
+        fresh += Sets::pack(made_from + fresh, Sets::count_from((Int)(k * width + v * W)), bits);
         if (fresh + W > room) tighten();
       }
     }
+    if constexpr (fused) price();
   }
 
-  void offer(int64_t k, int64_t slot, F product) {
-    int32_t after[BeamFusion::kMaxStateInts];
-    double gain;
+  // Adds what the fusion gives to the new prefixes since the last time; those that cannot enter with it go.
+  void price() {
     const BeamFusion& f = *options.fusion;
-    if (!f.extend(f.self, fusion_state(fusion, slot), (int32_t)token[k], after, &gain)) return;
-    const Scalar s = product[slot % W] * (Scalar)FASTCTC_MATH(exp)(gain);
-    if (!(s >= bound)) return;
-    score[state.slots + fresh] = s;
-    made_from[fresh++] = (Int)(k * width + slot);
+    for (int64_t i = priced; i < fresh; ++i) {
+      const Int from = made_from[i];
+      double bonus_of_it;
+      const bool allowed = f.extend(f.self, fusion_state(fusion, from % width), (int32_t)token[from / width],
+                                    fusion_state(after, i), &bonus_of_it);
+      gain[i] = allowed ? (Scalar)bonus_of_it : -(Scalar)infinity();
+    }
+    Scalar* fresh_score = score + state.slots;
+    for (int64_t i = priced; i < fresh; i += W)
+      S::store(fresh_score + i, S::load(fresh_score + i) * exp_value<S>(S::load(gain + i)));
+    keep_from(priced, bound);
+  }
+
+  // Drops the new prefixes from the `first` on that score less.
+  void keep_from(int64_t first, Scalar least) {
+    Scalar* fresh_score = score + state.slots;
+    int64_t kept = first;
+    for (int64_t i = first; i < fresh; i += W) {
+      const F x = S::load(fresh_score + i);
+      const I from = S::load(made_from + i);
+      const uint32_t bits = Sets::not_below(x, S::set1(least)) & Sets::first(fresh - i);
+      if constexpr (fused) {
+        int64_t to = kept;
+        for (uint32_t rest = bits; rest; rest &= rest - 1, ++to) {
+          gain[to] = gain[i + lowest_bit(rest)];
+          copy_state(fusion_state(after, to), fusion_state(after, i + lowest_bit(rest)));
+        }
+      }
+      Sets::pack(fresh_score + kept, x, bits);
+      kept += Sets::pack(made_from + kept, from, bits);
+    }
+    priced = fresh = kept;
   }
 
   PrefixOf candidate(int64_t i) const {
@@ -248,18 +272,12 @@ struct BeamRun : BeamFrame<S, X, fused> {
 
   // Where candidates run out of room: those that cannot enter any more go.
   void tighten() {
-    const Scalar least = at_least_tiny(least_score());
-    Scalar* fresh_score = score + state.slots;
-    int64_t kept = 0;
-    for (int64_t i = 0; i < fresh; i += W) {
-      const F x = S::load(fresh_score + i);
-      const I from = S::load(made_from + i);
-      const uint32_t bits = Sets::not_below(x, S::set1(least)) & Sets::first(fresh - i);
-      Sets::pack(fresh_score + kept, x, bits);
-      kept += Sets::pack(made_from + kept, from, bits);
+    if constexpr (fused) {
+      price();
+      if (fresh + W <= room) return;
     }
-    fresh = kept;
-    bound = least;
+    bound = at_least_tiny(least_score());
+    keep_from(0, bound);
   }
 
   // Decides who is in the beam after the frame.
@@ -287,19 +305,12 @@ struct BeamRun : BeamFrame<S, X, fused> {
   }
 
   void enter(int64_t entering, int64_t vacant) {
-    // parents and their fusion states first: their slots may be given away
+    // parents first: their slots may be given away
     for (int64_t i = 0; i < entering; ++i) {
       const Int from = made_from[chosen[i]];
       const int64_t slot = from % width;
       order[i] = node[slot];
-      if constexpr (fused) {
-        const BeamFusion& f = *options.fusion;
-        double gain;
-        f.extend(f.self, fusion_state(fusion, slot), (int32_t)token[from / width], fusion_state(entering_fusion, i),
-                 &gain);
-        entering_factor[i] = (Scalar)FASTCTC_MATH(exp)(gain);
-        entering_bonus[i] = bonus[slot] + gain;
-      }
+      if constexpr (fused) entering_bonus[i] = bonus[slot] + gain[chosen[i]];
     }
     const int64_t before = state.slots;
     for (int64_t i = 0; i < vacant; ++i) state.trie.slot[node[vacated[i]]] = -1;
@@ -323,9 +334,9 @@ struct BeamRun : BeamFrame<S, X, fused> {
     total(now())[slot] = token_mass[now()][slot] = mass_of_it;
     blank_mass(now())[slot] = 0;
     if constexpr (fused) {
-      factor[slot] = entering_factor[i];
+      factor[slot] = this->exp_of(gain[chosen[i]]);
       bonus[slot] = entering_bonus[i];
-      copy_state(fusion_state(fusion, slot), fusion_state(entering_fusion, i));
+      copy_state(fusion_state(fusion, slot), fusion_state(after, chosen[i]));
       outlook[slot] = this->largest_gain(fusion_state(fusion, slot));
     }
   }
