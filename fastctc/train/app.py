@@ -17,6 +17,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from fastctc.decoder import CTCDecoder
+from fastctc.train import text as alphabet
 from fastctc.train.arguments import BEST, CHECKPOINTS, checkpoint_path, percent, read_checkpoint
 from fastctc.train.callbacks import Bar, RunFolder, StopBetweenBatches, Transcripts
 from fastctc.train.data import SpeechDataModule
@@ -76,6 +78,18 @@ class TrainCLI(LightningCLI):
             type=str,
             default="",
             help="predict: write the transcripts here too (JSONL).",
+        )
+        parser.add_argument(
+            "--beam_size",
+            type=int,
+            default=50,
+            help="predict: labellings kept by the beam search; 0: each frame's best class.",
+        )
+        parser.add_argument(
+            "--lm", type=str, default="", help="predict: ARPA file of an n-gram model, or .gz."
+        )
+        parser.add_argument(
+            "--lm_weight", type=float, default=0.5, help="predict: weight of the n-gram model."
         )
         parser.link_arguments("data", "model.bins", lambda data: data.features.bins, "instantiate")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
@@ -186,6 +200,8 @@ class TrainCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Print transcripts, and write them when ``--output`` asks for it."""
         kwargs = self._with_checkpoint(kwargs)
+        options = [self._get(self.config, name) for name in ("beam_size", "lm", "lm_weight")]
+        self.model.decoder = make_decoder(*options)
         batches = self.trainer.predict(**{**kwargs, "return_predictions": True}) or []
         rows: list[Any] = [row for batch in batches for row in batch]
         for row in rows:
@@ -197,6 +213,30 @@ class TrainCLI(LightningCLI):
             except OSError as error:
                 reason = error.strerror or error
                 raise ConfigError(f"--output {output}: cannot be written ({reason})") from error
+
+
+def make_decoder(beam_size: int, lm: str, lm_weight: float) -> CTCDecoder | None:
+    """Return the decoder that predict's options ask for; None for each frame's best class.
+
+    Raises:
+        ConfigError: The model cannot be read, or an option is out of range.
+    """
+    if beam_size == 0:
+        if lm:
+            raise ConfigError("--lm needs a beam: --beam_size is 0")
+        return None
+    try:
+        return CTCDecoder(
+            ["", *alphabet.CHARACTERS],
+            blank=alphabet.BLANK,
+            beam_size=beam_size,
+            lm=lm or None,
+            lm_weight=lm_weight,
+            timesteps=False,
+            confidence=False,
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"predict: {error}") from error
 
 
 def print_evaluations(model: SpeechModule) -> None:

@@ -103,6 +103,8 @@ class SpeechModule(pl.LightningModule):
         self.newest_step = -1
         self.stuck = StuckWatch()
         self.evaluations: dict[str, Evaluation] = {}
+        #: What `predict_step` decodes with; None: each frame's best class.
+        self.decoder: fastctc.CTCDecoder | None = None
         self._uids: list[str] = []
         self._lost_batches = 0
         self._named: set[str] = set()
@@ -266,7 +268,12 @@ class SpeechModule(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, str]]:
         """Return {"audio": name, "text": transcript} of each utterance."""
-        texts = greedy_decode(*self(batch))
+        scores, lengths = self(batch)
+        if self.decoder is None:
+            texts = greedy_decode(scores, lengths)
+        else:
+            found = self.decoder(scores.transpose(0, 1), lengths, from_logits=True)
+            texts = [hypotheses[0].text if hypotheses else "" for hypotheses in found]
         return [{"audio": u, "text": t} for u, t in zip(batch.uids, texts, strict=True)]
 
     def configure_optimizers(self) -> Any:

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from fastctc import cli
+from fastctc.estimate import arpa_lines
 
 pytest.importorskip("lightning", reason="lightning, of the train extra, is missing")
 for _name in ("jsonargparse", "jiwer", "soundfile", "matplotlib", "rich", "tensorboard"):
@@ -112,6 +113,16 @@ def test_fit_validate_test_and_predict(capsys: pytest.CaptureFixture[str], tmp_p
     rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     assert [f"{r['audio']}\t{r['text']}" for r in rows] == lines
     assert rows[0]["text"] == rows[2]["text"]
+
+    whole = ["predict", "--ckpt_path", str(folder), "a.wav"]
+    Path("tiny.arpa").write_text("".join(arpa_lines([["ab", "c"]], 2)))
+    for options in (["--lm", "tiny.arpa", "--lm_weight", "0.3"], ["--beam_size", "0"]):
+        _run(*whole, *options)
+        assert capsys.readouterr().out.startswith("a.wav\t")
+    for options in (["--lm", "no.arpa"], ["--lm", "tiny.arpa", "--beam_size", "0"]):
+        assert cli.main([*whole, *options]) == 2
+        said = capsys.readouterr().err
+        assert "no.arpa" in said or "--lm needs a beam" in said
 
 
 def test_fit_on_a_manifest_with_worker_processes() -> None:
