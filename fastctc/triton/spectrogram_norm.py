@@ -74,7 +74,9 @@ def layout_of(x: Tensor) -> Layout:
         elif stride != expected:
             flat = False
         expected = stride * size
-    reach = sum((size - 1) * abs(stride) for size, stride in zip(shape[2:], strides[2:]))
+    reach = sum(
+        (size - 1) * abs(stride) for size, stride in zip(shape[2:], strides[2:], strict=True)
+    )
     if flat:
         strides = (*strides[:2], 0, 0, step)
     return Layout(tuple(strides), flat, reach)
