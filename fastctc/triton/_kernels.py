@@ -34,25 +34,26 @@ def _place(program, T, J, BT: tl.constexpr, BJ: tl.constexpr):
 
 
 @triton.jit
-def _columns(j, E, F, sb, se, sf, FLAT: tl.constexpr, WIDE: tl.constexpr):
-    """Offsets of columns in elements. FLAT: a single stride leads from each to the next."""
-    if WIDE:
-        j = j.to(tl.int64)
-    if FLAT:
-        # With a division in the way the compiler would not see that columns are adjacent.
-        return j * sf
-    channel = j // F
-    return (channel // E) * sb + (channel % E) * se + (j % F) * sf
+def _offsets(
+    n, t0, j, E, F, sn, st, sb, se, sf,
+    FLAT: tl.constexpr, WIDE: tl.constexpr, BT: tl.constexpr,
+):  # fmt: skip
+    """A tile's place in a tensor, in elements: its first value of all columns, and those within.
 
-
-@triton.jit
-def _tile(base, n, t0, columns, sn, st, BT: tl.constexpr, WIDE: tl.constexpr):
-    """Addresses of a tile. Offsets within it are 64-bit numbers where WIDE says they need to be."""
+    FLAT: a single stride leads from each column to the next. WIDE: offsets within a tile need 64
+    bits; that of the tile always gets them.
+    """
     t = tl.arange(0, BT)
     if WIDE:
         t = t.to(tl.int64)
-    first = base + n.to(tl.int64) * sn + t0.to(tl.int64) * st
-    return first + (t[:, None] * st + columns[None, :])
+        j = j.to(tl.int64)
+    if FLAT:
+        # With a division in the way the compiler would not see that columns are adjacent.
+        columns = j * sf
+    else:
+        channel = j // F
+        columns = (channel // E) * sb + (channel % E) * se + (j % F) * sf
+    return n.to(tl.int64) * sn + t0.to(tl.int64) * st, t[:, None] * st + columns[None, :]
 
 
 @triton.jit
@@ -167,8 +168,8 @@ def tile_moments_kernel(
     if count > 0:
         live = j < J
         valid = (tl.arange(0, BT) < count)[:, None] & live[None, :]
-        columns = _columns(j, E, F, xb, xe, xf, X_FLAT, WIDE)
-        v = tl.load(_tile(x, n, t0, columns, xn, xt, BT, WIDE), mask=valid, other=0.0)
+        first, within = _offsets(n, t0, j, E, F, xn, xt, xb, xe, xf, X_FLAT, WIDE, BT)
+        v = tl.load(x + first + within, mask=valid, other=0.0)
         v = tl.where(valid, _compressed(_widened(v), LOG, LOG_EPS), 0.0)
         c = count.to(v.dtype)
         rough = tl.sum(v, 0) / c
@@ -243,7 +244,7 @@ def normalise_kernel(
     xn, xt, xb, xe, xf, yn, yt, yb, ye, yf,
     LOG: tl.constexpr, LOG_EPS: tl.constexpr, EPS: tl.constexpr, PER_UTTERANCE: tl.constexpr,
     AFFINE: tl.constexpr, MASKS: tl.constexpr, TIME_MASKS: tl.constexpr, PER_CHANNEL: tl.constexpr,
-    X_FLAT: tl.constexpr, Y_FLAT: tl.constexpr, WIDE: tl.constexpr,
+    X_FLAT: tl.constexpr, Y_FLAT: tl.constexpr, Y_LIKE_X: tl.constexpr, WIDE: tl.constexpr,
     BT: tl.constexpr, BJ: tl.constexpr,
 ):  # fmt: skip
     # From the last tile to the first: the end of x is what the pass before left in the L2 cache.
@@ -251,13 +252,11 @@ def normalise_kernel(
     live = j < J
     t = t0 + tl.arange(0, BT)
     frames = _clamped(tl.load(lengths + n), T)
-    out = _tile(y, n, t0, _columns(j, E, F, yb, ye, yf, Y_FLAT, WIDE), yn, yt, BT, WIDE)
     written = (t < T)[:, None] & live[None, :]
-    z = tl.zeros((BT, BJ), y.dtype.element_ty)
     if t0 < frames:
+        first, within = _offsets(n, t0, j, E, F, xn, xt, xb, xe, xf, X_FLAT, WIDE, BT)
         valid = (t < frames)[:, None] & live[None, :]
-        columns = _columns(j, E, F, xb, xe, xf, X_FLAT, WIDE)
-        v = tl.load(_tile(x, n, t0, columns, xn, xt, BT, WIDE), mask=valid, other=0.0)
+        v = tl.load(x + first + within, mask=valid, other=0.0)
         v = _compressed(_widened(v), LOG, LOG_EPS)
         at = _group(n, j, J, W, PER_UTTERANCE)
         h = _standardised(v, mean, at, live, _inverse_deviation(var, at, live, EPS))
@@ -265,8 +264,12 @@ def normalise_kernel(
             h = h * tl.load(weight + j // W, mask=live, other=0.0)[None, :]
             h = h + tl.load(bias + j // W, mask=live, other=0.0)[None, :]
         kept = _kept(valid, masks, n, t, j, live, J, F, MASKS, TIME_MASKS, PER_CHANNEL)
-        z = tl.where(kept, h, 0.0).to(y.dtype.element_ty)
-    tl.store(out, z, mask=written)
+        if not Y_LIKE_X:
+            first, within = _offsets(n, t0, j, E, F, yn, yt, yb, ye, yf, Y_FLAT, WIDE, BT)
+        tl.store(y + first + within, tl.where(kept, h, 0.0).to(y.dtype.element_ty), mask=written)
+    else:
+        first, within = _offsets(n, t0, j, E, F, yn, yt, yb, ye, yf, Y_FLAT, WIDE, BT)
+        tl.store(y + first + within, tl.zeros((BT, BJ), y.dtype.element_ty), mask=written)
 
 
 @triton.jit(do_not_specialize=_ALWAYS_GENERAL)
@@ -275,7 +278,7 @@ def tile_sums_kernel(
     gn, gt, gb, ge, gf, xn, xt, xb, xe, xf,
     LOG: tl.constexpr, LOG_EPS: tl.constexpr, EPS: tl.constexpr, PER_UTTERANCE: tl.constexpr,
     MASKS: tl.constexpr, TIME_MASKS: tl.constexpr, PER_CHANNEL: tl.constexpr,
-    G_FLAT: tl.constexpr, X_FLAT: tl.constexpr, WIDE: tl.constexpr,
+    G_FLAT: tl.constexpr, G_LIKE_X: tl.constexpr, X_FLAT: tl.constexpr, WIDE: tl.constexpr,
     BT: tl.constexpr, BJ: tl.constexpr,
 ):  # fmt: skip
     """Two planes of `tiles`: a tile's sums of g and of g * h."""
@@ -286,10 +289,11 @@ def tile_sums_kernel(
         t = t0 + tl.arange(0, BT)
         valid = (t < frames)[:, None] & live[None, :]
         kept = _kept(valid, masks, n, t, j, live, J, F, MASKS, TIME_MASKS, PER_CHANNEL)
-        columns = _columns(j, E, F, gb, ge, gf, G_FLAT, WIDE)
-        g = _widened(tl.load(_tile(grad, n, t0, columns, gn, gt, BT, WIDE), mask=kept, other=0.0))
-        columns = _columns(j, E, F, xb, xe, xf, X_FLAT, WIDE)
-        v = tl.load(_tile(x, n, t0, columns, xn, xt, BT, WIDE), mask=kept, other=0.0)
+        first, within = _offsets(n, t0, j, E, F, xn, xt, xb, xe, xf, X_FLAT, WIDE, BT)
+        v = tl.load(x + first + within, mask=kept, other=0.0)
+        if not G_LIKE_X:
+            first, within = _offsets(n, t0, j, E, F, gn, gt, gb, ge, gf, G_FLAT, WIDE, BT)
+        g = _widened(tl.load(grad + first + within, mask=kept, other=0.0))
         v = _compressed(_widened(v), LOG, LOG_EPS)
         at = _group(n, j, J, W, PER_UTTERANCE)
         h = _standardised(v, mean, at, live, _inverse_deviation(var, at, live, EPS))
@@ -333,7 +337,8 @@ def input_gradient_kernel(
     LOG: tl.constexpr, LOG_EPS: tl.constexpr, EPS: tl.constexpr, PER_UTTERANCE: tl.constexpr,
     AFFINE: tl.constexpr, OWN: tl.constexpr,
     MASKS: tl.constexpr, TIME_MASKS: tl.constexpr, PER_CHANNEL: tl.constexpr,
-    G_FLAT: tl.constexpr, X_FLAT: tl.constexpr, D_FLAT: tl.constexpr, WIDE: tl.constexpr,
+    G_FLAT: tl.constexpr, G_LIKE_X: tl.constexpr, X_FLAT: tl.constexpr, D_FLAT: tl.constexpr,
+    D_LIKE_X: tl.constexpr, WIDE: tl.constexpr,
     BT: tl.constexpr, BJ: tl.constexpr,
 ):  # fmt: skip
     """OWN: the statistics are those of x, and depend on it."""
@@ -341,16 +346,16 @@ def input_gradient_kernel(
     live = j < J
     t = t0 + tl.arange(0, BT)
     frames = _clamped(tl.load(lengths + n), T)
-    out = _tile(dx, n, t0, _columns(j, E, F, db, de, df, D_FLAT, WIDE), dn, dt, BT, WIDE)
     written = (t < T)[:, None] & live[None, :]
-    result = tl.zeros((BT, BJ), dx.dtype.element_ty)
     if t0 < frames:
+        first, within = _offsets(n, t0, j, E, F, xn, xt, xb, xe, xf, X_FLAT, WIDE, BT)
         valid = (t < frames)[:, None] & live[None, :]
         kept = _kept(valid, masks, n, t, j, live, J, F, MASKS, TIME_MASKS, PER_CHANNEL)
-        columns = _columns(j, E, F, gb, ge, gf, G_FLAT, WIDE)
-        g = _widened(tl.load(_tile(grad, n, t0, columns, gn, gt, BT, WIDE), mask=kept, other=0.0))
-        columns = _columns(j, E, F, xb, xe, xf, X_FLAT, WIDE)
-        v = _widened(tl.load(_tile(x, n, t0, columns, xn, xt, BT, WIDE), mask=valid, other=0.0))
+        v = _widened(tl.load(x + first + within, mask=valid, other=0.0))
+        there, apart = first, within
+        if not G_LIKE_X:
+            there, apart = _offsets(n, t0, j, E, F, gn, gt, gb, ge, gf, G_FLAT, WIDE, BT)
+        g = _widened(tl.load(grad + there + apart, mask=kept, other=0.0))
         at = _group(n, j, J, W, PER_UTTERANCE)
         scale = _inverse_deviation(var, at, live, EPS)
         if OWN:
@@ -360,5 +365,9 @@ def input_gradient_kernel(
         if AFFINE:
             scale *= tl.load(weight + j // W, mask=live, other=0.0).to(tl.float64)
         g *= scale.to(g.dtype)[None, :] * _compressed_slope(v, LOG, LOG_EPS)
-        result = tl.where(valid, g, 0.0).to(dx.dtype.element_ty)
-    tl.store(out, result, mask=written)
+        if not D_LIKE_X:
+            first, within = _offsets(n, t0, j, E, F, dn, dt, db, de, df, D_FLAT, WIDE, BT)
+        tl.store(dx + first + within, tl.where(valid, g, 0.0).to(dx.dtype.element_ty), mask=written)
+    else:
+        first, within = _offsets(n, t0, j, E, F, dn, dt, db, de, df, D_FLAT, WIDE, BT)
+        tl.store(dx + first + within, tl.zeros((BT, BJ), dx.dtype.element_ty), mask=written)

@@ -23,8 +23,11 @@ if why_missing():
 
 from fastctc.triton import _kernels
 
-_TILE_BYTES = 16384  # of x, for a program of 4 warps: 32 registers of each thread hold a float each
-_ROW_BYTES = 128  # a cache line of adjacent columns
+_VALUES = 4096  # of a tile
+_COLUMNS = 32  # of a tile: a cache line of float32
+# A thread's share of a tile: with more, registers would leave room for few programs at a time.
+_VALUES_OF_THREAD = 16
+_GRADIENTS_OF_THREAD = 8
 _MOST_FRAMES = 1024
 _MERGED_AT_ONCE = 2048
 _MOST = 2**31 - 1
@@ -35,7 +38,10 @@ class Tiling(NamedTuple):
 
     frames: int
     columns: int
-    warps: int
+
+    def warps(self, values_of_thread: int) -> int:
+        """Warps of a program whose threads take so many values each."""
+        return max(self.frames * self.columns // (32 * values_of_thread), 1)
 
 
 def _power(n: int) -> int:
@@ -44,14 +50,11 @@ def _power(n: int) -> int:
 
 
 def tiling(frames: int, columns: int, itemsize: int) -> Tiling:
-    """Tile of a batch: whole cache lines of columns, and frames to fill it up.
-
-    A thread gets 32 values, or 16 of 8 bytes.
-    """
-    wide = min(_power(columns), max(_ROW_BYTES // itemsize, 1))
-    tall = min(_power(frames), max(_TILE_BYTES // itemsize // wide, 1), _MOST_FRAMES)
-    values = wide * tall
-    return Tiling(tall, wide, 8 if values > 4096 else 4 if values > 1024 else 1)
+    """Tile of a batch: up to a cache line of columns, and frames to fill it up."""
+    most = _COLUMNS * 4 // max(itemsize, 4)
+    wide = min(_power(columns), most)
+    tall = min(_power(frames), _VALUES // _COLUMNS * most // wide, _MOST_FRAMES)
+    return Tiling(tall, wide)
 
 
 class Layout(NamedTuple):
@@ -106,14 +109,18 @@ class _Problem:
         self.chunks = -(-t // self.tile.frames)
         self.rows = n * self.chunks
         self.empty = x.numel() == 0
-        programs = self.rows * -(-self.columns // self.tile.columns)
-        if max(t, self.columns, programs) > _MOST:
+        # Half a tile each for what reports nothing.
+        self.half = self.tile._replace(frames=max(self.tile.frames // 2, 1))
+        if max(t, self.columns, self.programs(self.half)) > _MOST:
             raise ValueError(
-                f"a spectrogram of {n} x {t} frames and {self.columns} values each makes "
-                f"{programs} programs on the GPU; {_MOST} of each are possible"
+                f"a spectrogram of {n} x {t} frames of {self.columns} values each makes "
+                f"{self.programs(self.half)} programs on the GPU; {_MOST} of each are possible"
             )
-        self.programs = (programs,)
         self.arithmetic = torch.float64 if x.dtype is torch.float64 else torch.float32
+
+    def programs(self, tile: Tiling) -> int:
+        """How many programs it takes to visit each tile."""
+        return self.shape[0] * -(-self.shape[1] // tile.frames) * -(-self.columns // tile.columns)
 
     def new_statistics(self) -> Tensor:
         """Statistics, or sums, still to be written: 0 where no kernel will."""
@@ -125,12 +132,21 @@ class _Problem:
         size = planes * self.rows * self.columns
         return torch.empty(size, dtype=self.arithmetic, device=self.device)
 
-    def walk(self, kernel: Any, tensors: dict[str, Tensor], **arguments: Any) -> None:
+    def walk(
+        self,
+        kernel: Any,
+        tensors: dict[str, Tensor],
+        tile: Tiling,
+        values_of_thread: int = _VALUES_OF_THREAD,
+        **arguments: Any,
+    ) -> None:
         """Launch a kernel over the tiles.
 
         Args:
             kernel: what is launched.
             tensors: the tensors of canonical shape, by the first letter of their strides' names.
+            tile: what a program takes on.
+            values_of_thread: and a thread of it.
             arguments: what else the kernel takes, by name.
         """
         farthest = 0
@@ -139,12 +155,14 @@ class _Problem:
             names = (letter + axis for axis in "ntbef")
             arguments.update(zip(names, layout.strides, strict=True))
             arguments[letter.upper() + "_FLAT"] = layout.flat
-            reach = layout.reach + (self.tile.frames - 1) * abs(layout.strides[1])
+            if letter != "x":
+                arguments[letter.upper() + "_LIKE_X"] = layout == layout_of(tensors["x"])
+            reach = layout.reach + (tile.frames - 1) * abs(layout.strides[1])
             farthest = max(farthest, reach)
         _, t, _, e, f = self.shape
         launch(
             kernel,
-            self.programs,
+            (self.programs(tile),),
             self.device,
             T=t,
             J=self.columns,
@@ -153,9 +171,9 @@ class _Problem:
             LOG=self.options.log,
             LOG_EPS=self.options.log_eps,
             WIDE=farthest > _MOST,
-            BT=self.tile.frames,
-            BJ=self.tile.columns,
-            num_warps=self.tile.warps,
+            BT=tile.frames,
+            BJ=tile.columns,
+            num_warps=tile.warps(values_of_thread),
             **arguments,
         )
 
@@ -245,9 +263,14 @@ def moments(x: Tensor, lengths: Tensor, options: NormOptions) -> tuple[Tensor, T
     mean, var = problem.new_statistics(), problem.new_statistics()
     if not problem.empty:
         tiles = problem.new_tiles(3)
-        rows = problem.rows
         problem.walk(
-            _kernels.tile_moments_kernel, {"x": x}, x=x, lengths=lengths, tiles=tiles, rows=rows
+            _kernels.tile_moments_kernel,
+            {"x": x},
+            problem.tile,
+            x=x,
+            lengths=lengths,
+            tiles=tiles,
+            rows=problem.rows,
         )
         problem.merge(_kernels.merge_moments_kernel, tiles, lengths, mean=mean, var=var)
     return mean, var
@@ -271,6 +294,7 @@ def normalise(
         problem.walk(
             _kernels.normalise_kernel,
             {"x": x, "y": y},
+            problem.half,
             x=x,
             lengths=lengths,
             weight=weight,
@@ -316,6 +340,7 @@ def _sums(
         problem.walk(
             _kernels.tile_sums_kernel,
             {"g": grad, "x": x},
+            problem.tile,
             grad=grad,
             x=x,
             lengths=lengths,
@@ -371,6 +396,8 @@ def input_gradient(
         problem.walk(
             _kernels.input_gradient_kernel,
             {"g": grad, "x": x, "d": dx},
+            problem.half,
+            _GRADIENTS_OF_THREAD,
             grad=grad,
             x=x,
             lengths=lengths,
