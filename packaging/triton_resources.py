@@ -54,7 +54,7 @@ _POINTEES = {
     torch.int64: "i64",
 }
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
-_OPTIONS = ("num_warps", "num_stages", "maxnreg")
+_OPTIONS = ("num_warps",)
 
 
 @dataclass(frozen=True)
@@ -203,18 +203,24 @@ def read_usage(cubin: bytes) -> tuple[int, int, int]:
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = _USAGE.findall(output)
     if len(found) != 1:
-        raise SystemExit(f"{dumper} speaks of {len(found)} kernels where one is expected:\n{output}")
+        raise SystemExit(
+            f"{dumper} speaks of {len(found)} kernels where one is expected:\n{output}"
+        )
     registers, stack, shared, local = map(int, found[0])
     return registers, shared, max(stack, local)
 
 
-def measure(cases: Sequence[Case], archs: Sequence[int], tell: Callable[[str], None]) -> list[Usage]:
+def measure(
+    cases: Sequence[Case], archs: Sequence[int], tell: Callable[[str], None]
+) -> list[Usage]:
     """Everything, one compilation after the other."""
     usages = []
     for case in cases:
         tell(case.name)
         for launch in launches(case):
-            options = {name: launch.arguments[name] for name in _OPTIONS if name in launch.arguments}
+            options = {
+                name: launch.arguments[name] for name in _OPTIONS if name in launch.arguments
+            }
             for arch in archs:
                 compiled = triton.compile(
                     source_of(launch), target=GPUTarget("cuda", arch, 32), options=options

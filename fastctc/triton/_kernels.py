@@ -156,6 +156,17 @@ def draw_masks_kernel(
     tl.store(place + 1, (start + width).to(tl.int32), mask=live)
 
 
+@triton.jit
+def _snapped(mean, values, there):
+    """The mean of each column of `values`, or the least of them where that is as good.
+
+    So the mean of equal values is that value, and their variance exactly 0.
+    """
+    least = tl.min(tl.where(there, values, float("inf")), 0)
+    close = tl.abs(mean) * (1e-14 if values.dtype == tl.float64 else 1e-6)
+    return tl.where(tl.abs(mean - least) <= close, least, mean)
+
+
 @triton.jit(do_not_specialize=_ALWAYS_GENERAL)
 def tile_moments_kernel(
     x, lengths, tiles, T, J, E, F, rows, xn, xt, xb, xe, xf,
@@ -172,7 +183,7 @@ def tile_moments_kernel(
         v = tl.load(x + first + within, mask=valid, other=0.0)
         v = tl.where(valid, _compressed(_widened(v), LOG, LOG_EPS), 0.0)
         c = count.to(v.dtype)
-        rough = tl.sum(v, 0) / c
+        rough = _snapped(tl.sum(v, 0) / c, v, valid)
         d = tl.where(valid, v - rough[None, :], 0.0)
         rest = tl.sum(d, 0) / c
         plane = rows.to(tl.int64) * J
@@ -226,6 +237,7 @@ def merge_moments_kernel(
         c = count.to(tl.float64)
         here = tl.sum(c, 0)
         centre = tl.sum(c[:, None] * means, 0) / tl.maximum(here, 1.0)
+        centre = _snapped(centre, means, there)
         d = tl.where(there, means - centre[None, :], 0.0)
         # Chan, Golub and LeVeque 1983: the moments of two samples put together.
         share = here / tl.maximum(n + here, 1.0)
