@@ -14,6 +14,9 @@ PIP := $(BIN)/python -m pip install -q -c constraints.txt
 
 CXX_FILES = $(shell find csrc tests/cuda_emulator -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
+# Where it is not what torch needs, so it is installed beside it: 0.6 and 1 GB.
+TRITONS := 3.6.0 3.9.0
+
 SANITIZED := build/sanitize
 EMULATED := build/emulator
 CONFIGURE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
@@ -30,8 +33,8 @@ ASAN_LIBRARIES = $(shell for name in libasan.so libubsan.so libstdc++.so.6; do \
                    $(or $(CXX),c++) -print-file-name=$$name; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format wheel sdist sanitize test-emulator planted-bugs cuda-gates gpu-check constraints clean \
-        distclean
+.PHONY: help demo test bench lint format wheel sdist sanitize test-emulator planted-bugs \
+        cuda-gates triton-gates gpu-check constraints clean distclean
 
 help:
 	@echo 'make demo         set up, then train the small speech model on the built-in corpus'
@@ -42,6 +45,7 @@ help:
 	@echo 'make sanitize     build the CPU kernels with ASan and UBSan and run the fuzz tests on them'
 	@echo 'make test-emulator  run the CUDA kernels on the host, through the tests of the loss'
 	@echo 'make planted-bugs   put bugs into copies of the CUDA kernels and see each caught'
+	@echo 'make triton-gates compile the Triton kernels for all GPUs, and run them in its interpreter'
 	@echo 'make cuda-gates   compile the CUDA kernels for all GPUs and hold them against their table'
 	@echo 'make gpu-check OUT=dir  all that needs a GPU: build, tests, sanitizers, benchmarks; see below'
 	@echo 'make wheel        build a wheel to hand out into dist/ and check it'
@@ -136,6 +140,18 @@ planted-bugs: | $(BIN)/python
 
 cuda-gates: | $(BIN)/python
 	$(BIN)/python packaging/cuda_resources.py
+
+build/triton/%: | $(BIN)/python
+	$(BIN)/python -m pip install -q --no-deps --target $@ triton==$*
+
+triton-gates: $(VENV)/.installed-test $(TRITONS:%=build/triton/%)
+	for version in $(TRITONS); do \
+	  export PYTHONPATH=build/triton/$$version && \
+	  $(BIN)/python packaging/triton_resources.py && \
+	  TRITON_INTERPRET=1 $(BIN)/python -m pytest -p no:cacheprovider tests/test_norm_triton.py \
+	    tests/test_triton_resources.py \
+	    $(PYTEST_ARGS) || exit 1; \
+	done
 
 gpu-check:
 	$(PYTHON) packaging/gpu_check.py --out $(or $(OUT),build/gpu-check-results)

@@ -180,6 +180,9 @@ def stages(out: Path, arch: str, quick: bool) -> list[Stage]:
                 {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
             )
         )
+    bench = [python, "-m", "benchmarks.bench_spectrogram_norm_cuda"]
+    bench += ["--out", out / "spectrogram-norm-cuda.json", *["--quick"] * quick]
+    found.append(Stage("benchmark of spectrogram normalisation", bench, 120, needs_build=False))
     values = [*pytest, *(f"tests/test_loss{name}.py" for name in _THROUGH_GPU)]
     through_gpu = {"FASTCTC_TEST_THROUGH_GPU": "1"}
     found.append(Stage("tests of values, through the GPU", values, 120, through_gpu))

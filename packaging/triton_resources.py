@@ -54,7 +54,6 @@ _POINTEES = {
     torch.int64: "i64",
 }
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
-_OPTIONS = ("num_warps",)
 
 
 @dataclass(frozen=True)
@@ -218,9 +217,7 @@ def measure(
     for case in cases:
         tell(case.name)
         for launch in launches(case):
-            options = {
-                name: launch.arguments[name] for name in _OPTIONS if name in launch.arguments
-            }
+            options = {"num_warps": launch.arguments["num_warps"], "enable_fp_fusion": True}
             for arch in archs:
                 compiled = triton.compile(
                     source_of(launch), target=GPUTarget("cuda", arch, 32), options=options

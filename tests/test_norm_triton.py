@@ -1,7 +1,8 @@
 """The Triton kernels of spectrogram normalisation against the float64 reference.
 
-On a machine with a GPU they run there. On others triton's interpreter runs them, which TRITON_INTERPRET=1
-asks for before triton is imported (`make triton-gates` does); there, every address is checked as well.
+On a machine with a GPU they run there. On others triton's interpreter runs them, which
+TRITON_INTERPRET=1 asks for before triton is imported (`make triton-gates` does); there, every
+address is checked as well.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def everything(
     masks: Tensor | None = None,
     given: tuple[Tensor, Tensor] | None = None,
 ) -> Results:
-    """y, mean, var, gradient of x, grad_sum and grad_dot, the latter three from given statistics."""
+    """y, mean, var, and from statistics that are given: gradient of x, grad_sum, grad_dot."""
     weight, bias = affine or (None, None)
     y, mean, var = functions.forward(x, lengths, weight, bias, masks, MASKS.time_count, chosen)
     given = given or (mean, var)
@@ -290,7 +291,9 @@ class Guarded:
 
     def embed(self, values: Tensor) -> Tensor:
         """A copy of the same strides, with margins of NaN or a number that stands out."""
-        reach = sum((size - 1) * stride for size, stride in zip(values.shape, values.stride()))
+        reach = sum(
+            (size - 1) * stride for size, stride in zip(values.shape, values.stride(), strict=True)
+        )
         fill = torch.nan if values.is_floating_point() else -(2**30)
         memory = torch.full((reach + 1 + 2 * MARGIN,), fill, dtype=values.dtype)
         inside = memory.as_strided(values.shape, values.stride(), MARGIN)

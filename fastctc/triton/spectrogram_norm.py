@@ -87,6 +87,8 @@ def layout_of(x: Tensor) -> Layout:
 
 def launch(kernel: Any, grid: tuple[int], device: torch.device, **arguments: Any) -> None:
     """Launch on the tensors' device, whichever is the current one."""
+    # Named, because the default for it changes between versions of triton.
+    arguments["enable_fp_fusion"] = True
     if device.type != "cuda":  # the interpreter's
         kernel[grid](**arguments)
         return
