@@ -232,6 +232,13 @@ def test_mean_far_above_the_deviation(over: str, outlier: bool) -> None:
     assert float((found[2].cpu() / expected[2] - 1).abs().max()) < 1e-6
 
 
+def test_logarithm_of_one_plus_little() -> None:
+    x = torch.rand((1, 60, 1, 1, 3), generator=torch.Generator().manual_seed(0)) * 1e-5
+    x[0, 0, 0, 0, 0] = 0.0
+    lengths = torch.tensor([60])
+    compare(x, lengths, options("T", LOG1P, eps=0.0), per_channel=None, affine=False)
+
+
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("over", ["T", "NT"])
@@ -359,7 +366,7 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guarded]:
 @pytest.mark.parametrize("layout", ["time first", "every other electrode", "frames adjacent"])
 @pytest.mark.parametrize("over", OVER)
 def test_nothing_is_touched_but_valid_frames(over: str, layout: str, guarded: Guarded) -> None:
-    x, lengths = batch((3, 6, 1, 2, 3), (6, 3, 0), torch.float32)
+    x, lengths = batch((3, 7, 1, 2, 3), (7, 3, 0), torch.float32)
     chosen = options(over, LOG1P)
     shape = tuple(x.shape)
     drawing = MASKS._replace(per_channel=layout == "time first")
