@@ -158,6 +158,9 @@ def stages(out: Path, arch: str, quick: bool) -> list[Stage]:
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--maxfail=25"]
     configure, build = build_commands(arch)
     marked = [path for path in sorted((_ROOT / "tests").glob("test_*.py")) if _is_for_gpu(path)]
+    # Most of their time goes into compiling, so they have a stage of their own.
+    triton = [path for path in marked if "triton" in path.name]
+    marked = [path for path in marked if path not in triton]
     bench = [python, "-m", "benchmarks.bench_ctc_loss_cuda", "--out", out / "ctc-loss-cuda.json"]
     found = [
         Stage("configure", configure, 60, needs_build=False),
@@ -168,6 +171,12 @@ def stages(out: Path, arch: str, quick: bool) -> list[Stage]:
     bench = [python, "-m", "benchmarks.bench_forced_align_cuda"]
     bench += ["--out", out / "forced-align-cuda.json", *["--quick"] * quick]
     found.append(Stage("benchmark of forced alignment", bench, 40))
+    bench = [python, "-m", "benchmarks.bench_spectrogram_norm_cuda"]
+    bench += ["--out", out / "spectrogram-norm-cuda.json", *["--quick"] * quick]
+    found += [
+        Stage("Triton tests", [*pytest, "-m", "gpu", *triton], 110, needs_build=False),
+        Stage("benchmark of spectrogram normalisation", bench, 100, needs_build=False),
+    ]
     sanitizer = find_tool("compute-sanitizer") or "compute-sanitizer"
     for tool in ("memcheck", "racecheck", "synccheck"):
         command = [sanitizer, "--tool", tool, "--error-exitcode", "3", "--print-limit", "20"]
@@ -180,9 +189,6 @@ def stages(out: Path, arch: str, quick: bool) -> list[Stage]:
                 {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
             )
         )
-    bench = [python, "-m", "benchmarks.bench_spectrogram_norm_cuda"]
-    bench += ["--out", out / "spectrogram-norm-cuda.json", *["--quick"] * quick]
-    found.append(Stage("benchmark of spectrogram normalisation", bench, 120, needs_build=False))
     values = [*pytest, *(f"tests/test_loss{name}.py" for name in _THROUGH_GPU)]
     through_gpu = {"FASTCTC_TEST_THROUGH_GPU": "1"}
     found.append(Stage("tests of values, through the GPU", values, 120, through_gpu))
