@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
 import warnings
 from types import ModuleType
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastctc._native import _C
 from fastctc._norm import MaskOptions, NormOptions, mask_rows, statistics_shape
+from fastctc.triton import why_missing
 
 _OPTIONS = "bool over_batch, bool over_freq, int log, float log_eps, float eps"
 _INPUT = "Tensor x, Tensor lengths"
@@ -68,10 +69,12 @@ def kernels(device: str) -> ModuleType:
         from fastctc import _norm_cpu
 
         return _norm_cpu
-    if device == "cuda" and importlib.util.find_spec("triton") is not None:
+    if device == "cuda" and not why_missing():
         return importlib.import_module("fastctc.triton.spectrogram_norm")
     missing = (
-        "triton, which CUDA builds of torch bring" if device == "cuda" else "a compiled module"
+        "triton 3.6 or newer, which CUDA builds of torch bring"
+        if device == "cuda"
+        else "a compiled module"
     )
     warnings.warn(
         f"fastctc.spectrogram_norm runs on {device} without {missing}, by torch operations in "
