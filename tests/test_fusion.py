@@ -69,8 +69,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"lexicon": WORDS, "unknown_score": -2.0},
     ),
     "hotwords": (
-        {"hotwords": {"ab": 2.0, "ab ba": 3.5, "a": -1.0, "b a b": 4.0}},
-        {"hotwords": {"ab": 2.0, "ab ba": 3.5, "a": -1.0, "b a b": 4.0}},
+        {"hotwords": {"ab": 2.0, "ab ba": 3.5, "a": -1.0, "b ab": 0.5}},
+        {"hotwords": {"ab": 2.0, "ab ba": 3.5, "a": -1.0, "b ab": 0.5}},
     ),
     "everything": (
         {
