@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastctc.norm import SequenceBatchNorm
 from fastctc.train.errors import ConfigError
 
 _HARDTANH_TOP = 20.0
@@ -81,52 +82,6 @@ class NetworkConfig:
         return frames
 
 
-class MaskedBatchNorm(nn.Module):
-    """Batch norm of (N, C, F, T) whose statistics leave out the frames past each length.
-
-    Args:
-        channels: C.
-        eps: Added to the variance.
-        momentum: Share of the new batch in the running statistics.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
-        super().__init__()
-        self.eps = eps
-        self.momentum = momentum
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x: Tensor, mask: Tensor, frames: Tensor) -> Tensor:
-        """Normalise ``x`` (N, C, F, T), which must be 0 where ``mask`` (N, 1, 1, T) is 0.
-
-        Args:
-            x: Activations.
-            mask: 1 on valid frames, 0 elsewhere, in the dtype of ``x``.
-            frames: 0-d count of valid frames.
-        """
-        if self.training:
-            count = frames * x.shape[2]
-            mean = x.sum((0, 2, 3)) / count
-            centred = (x - mean[:, None, None]) * mask
-            var = centred.square().sum((0, 2, 3)) / count
-            with torch.no_grad():
-                # Running statistics hold the unbiased variance, as torch's batch norm does.
-                unbiased = var * (count / (count - 1).clamp(min=1))
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-        else:
-            mean, var = self.running_mean, self.running_var
-            centred = x - mean[:, None, None]
-        scale = self.weight * torch.rsqrt(var + self.eps)
-        return torch.addcmul(self.bias[:, None, None], centred, scale[:, None, None])
-
-
 class MaskedConv(nn.Module):
     """Convolution, batch norm and clipped ReLU; frames past each length are 0 on return."""
 
@@ -137,7 +92,7 @@ class MaskedConv(nn.Module):
             inputs, config.channels, config.kernel, config.stride, config.padding,
             bias=not batch_norm,
         )  # fmt: skip
-        self.norm = MaskedBatchNorm(config.channels) if batch_norm else None
+        self.norm = SequenceBatchNorm(config.channels, layout="NEFT") if batch_norm else None
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Map (N, C, F, T), 0 past ``lengths`` (N,), to the same one layer up."""
@@ -147,9 +102,10 @@ class MaskedConv(nn.Module):
             self.config.stride[1],
             rounding_mode="floor",
         ) + 1  # fmt: skip
-        mask = _mask(lengths, x.shape[3]).to(x.dtype)[:, None, None]
         if self.norm is not None:
-            x = self.norm(x * mask, mask, lengths.sum())
+            # Padding leaves the norm as 0, and stays so.
+            return F.hardtanh(self.norm(x, lengths), 0.0, _HARDTANH_TOP), lengths
+        mask = _mask(lengths, x.shape[3]).to(x.dtype)[:, None, None]
         return F.hardtanh(x, 0.0, _HARDTANH_TOP) * mask, lengths
 
 

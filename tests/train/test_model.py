@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastctc.train.errors import ConfigError
-from fastctc.train.model import ConvConfig, DeepSpeech2, MaskedBatchNorm, NetworkConfig
+from fastctc.train.model import ConvConfig, DeepSpeech2, NetworkConfig
 
 SMALL = [ConvConfig(4, (7, 7), (2, 2), (3, 3)), ConvConfig(4, (5, 7), (2, 1), (2, 3))]
 
@@ -96,20 +96,6 @@ def test_the_recurrent_layers_are_torchs_bidirectional_gru_summed() -> None:
     scores, out = network(features, lengths)
     for row, n in enumerate(out.tolist()):
         torch.testing.assert_close(scores[:n, row], expected[:n, row], rtol=1e-4, atol=1e-5)
-
-
-def test_batch_norm_without_padding_is_torchs() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(3, 5, 4, 9)
-    ours, theirs = MaskedBatchNorm(5), nn.BatchNorm2d(5)
-    mask = torch.ones(3, 1, 1, 9)
-    for _ in range(2):
-        got = ours(x, mask, torch.tensor(27))
-        torch.testing.assert_close(got, theirs(x), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
-    torch.testing.assert_close(ours.running_var, theirs.running_var)
-    ours.eval(), theirs.eval()
-    torch.testing.assert_close(ours(x, mask, torch.tensor(27)), theirs(x), rtol=1e-4, atol=1e-5)
 
 
 def test_the_full_preset_has_the_sizes_of_deepspeech2() -> None:
