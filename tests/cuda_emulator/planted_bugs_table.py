@@ -98,8 +98,8 @@ PLANTED = (
     ),
     (
         "ctc_loss_rows.cuh",
-        "out[entry] = emission(x, base)",
-        "out[entry + 1] = emission(x, base)",
+        "emission_place(row.entries, t, entry)] = emission",
+        "emission_place(row.entries, t, entry + 1)] = emission",
         "index off by one",
     ),
     (
@@ -127,13 +127,23 @@ PLANTED = (
         "__shfl_up_sync(0x0fffffffu, q[K - 1].m, 1)",
         "mask",
     ),
-    ("ctc_loss_lattice.cuh", "if (lane == 31) *out", "if (lane == 30) *out", "wrong lane"),
-    ("ctc_loss_lattice.cuh", "edge_in + block % 2 * kBlockFrames", "edge_in", "no second buffer"),
-    ("ctc_loss_lattice.cuh", "edge_out + block % 2 * kBlockFrames", "edge_out", "no second buffer"),
+    ("ctc_loss_lattice.cuh", "if (lane == 31) edge_out", "if (lane == 30) edge_out", "wrong lane"),
     (
         "ctc_loss_lattice.cuh",
-        "kBlockFrames + warps_needed - 1",
-        "kBlockFrames + warps_needed - 2",
+        "entering = edge_in[turn * kBlockFrames + f]",
+        "entering = edge_in[f]",
+        "no second buffer",
+    ),
+    (
+        "ctc_loss_lattice.cuh",
+        "edge_out[turn * kBlockFrames + f]",
+        "edge_out[f]",
+        "no second buffer",
+    ),
+    (
+        "ctc_loss_lattice.cuh",
+        "rest + warps_needed - 1",
+        "rest + warps_needed - 2",
         "a step too few",
     ),
     (
@@ -200,7 +210,12 @@ PLANTED = (
         "index off by one",
     ),
     # ---- posterior sums, gradient and losses
-    ("ctc_loss_sums.cuh", "return pair + (pair & -pairs_per_lane)", "return pair", "layout"),
+    (
+        "ctc_loss_sums.cuh",
+        "lane % kGroupLanes * 2 * pairs_per_lane",
+        "lane % kGroupLanes * pairs_per_lane",
+        "layout",
+    ),
     ("ctc_loss_sums.cuh", "rank < to; ++rank", "rank + 1 < to; ++rank", "loop ends early"),
     (
         "ctc_loss_sums.cuh",
@@ -237,8 +252,8 @@ PLANTED = (
     # ---- launches
     (
         "ctc_loss.cu",
-        "(T * rows + per_block - 1) / per_block",
-        "T * rows / per_block",
+        "(frames * rows + per_block - 1) / per_block",
+        "frames * rows / per_block",
         "the last block is missing",
     ),
     (
@@ -253,7 +268,7 @@ PLANTED = (
 EQUIVALENT = (
     (
         "ctc_loss_lattice_general.cuh",
-        "sum_posteriors(call, row, n, kept, begin",
+        "int(threadIdx.x / 32), int(blockDim.x / 32));",
         "a next segment begins with copies, whose barriers come before it writes to `kept`",
     ),
     (
