@@ -3,6 +3,7 @@
     python packaging/cuda_resources.py            compare with docs/cuda-resources.md
     python packaging/cuda_resources.py --write    bring that table up to date
 
+Sources as arguments confine it to these and their part of the table.
 A kernel that keeps anything in local memory fails, spilled registers above all, and so does a
 figure that differs from the table's: a change of the kernels comes with a change of the table.
 """
@@ -166,6 +167,14 @@ def render(usages: Sequence[Usage], version: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def merged(committed: str, found: str) -> str:
+    """The table with the sections that were found in the place of those of the same sources."""
+    head, *new = found.split("\n## ")
+    old = committed.split("\n## ")[1:]
+    sections = {section.partition("\n")[0]: section for section in (*old, *new)}
+    return "\n## ".join([head, *(sections[name] for name in sorted(sections))])
+
+
 def compare(found: str, table: Path, version: str) -> list[str]:
     """What differs from the committed table; nothing where that is of another nvcc."""
     committed = table.read_text() if table.exists() else ""
@@ -201,9 +210,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     usages = measure(nvcc, [path.resolve() for path in sources], archs, options.jobs)
     version = nvcc_version(nvcc)
     table = render(usages, version)
+    if options.sources and options.table.exists():
+        table = merged(options.table.read_text(), table)
     problems = local_memory(usages)
     if options.archs:
-        print(table)
+        print(render(usages, version))
     elif options.write and not problems:
         options.table.write_text(table)
     elif not problems:

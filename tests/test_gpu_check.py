@@ -200,6 +200,14 @@ def test_a_changed_figure_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "another nvcc" in capsys.readouterr().out
 
 
+def test_a_part_of_the_table_can_be_renewed() -> None:
+    usages = [cuda_resources.Usage(f"{x}.cu", "k", "90", 40, 0, 0) for x in "ac"]
+    more = [cuda_resources.Usage(f"{x}.cu", "k", "90", 41, 0, 0) for x in "bc"]
+    table = cuda_resources.render(usages, "13.0.88")
+    result = cuda_resources.merged(table, cuda_resources.render(more, "13.0.88"))
+    assert result == cuda_resources.render([usages[0], *more], "13.0.88")
+
+
 SPILLING = """
 __global__ void fine(float* x) { x[threadIdx.x] *= 2; }
 __global__ void indexed(float* x, int n) {
