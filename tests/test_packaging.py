@@ -219,7 +219,7 @@ def test_pure_wheel_needs_no_compiler(work):
 def test_unknown_cuda_choice_is_refused(work):
     done = configure(work / "refused", "-DFASTCTC_CUDA=perhaps")
     assert done.returncode != 0
-    assert "it takes auto, 0 or 1" in " ".join(done.stderr.split())
+    assert "it takes auto, 0, 1 or emulate" in " ".join(done.stderr.split())
 
 
 def test_cuda_without_nvcc_is_an_error_that_says_so(work):
