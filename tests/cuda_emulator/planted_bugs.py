@@ -45,7 +45,12 @@ LIMIT = 120.0  # seconds for one run; the sources as they are need a few
 
 # The cases of run_ctc_loss that reach a file's kernels, those that show most first.
 GENERAL = ("general", "general_loss_only", "general_in_global_memory")
-ROWS = ("few_classes", "classes_for_a_warp", "classes_for_a_block")
+ROWS = (
+    "few_classes",
+    "classes_for_a_warp",
+    "classes_for_a_block",
+    "class_after_a_warps_part",
+)
 LATTICE = ("two_warps", "one_warp", "two_warps_tight", "one_warp_tight", "three_warps_loss_only")
 OTHERS = (
     "four_pairs_per_lane",
@@ -56,6 +61,7 @@ OTHERS = (
     "faults",
     "rows_take_turns",
     "more_warps_than_a_row_needs",
+    "many_frames",
 )
 CASES = {
     "ctc_loss_lattice.cuh": (*LATTICE, *OTHERS, *ROWS),

@@ -80,8 +80,8 @@ PLANTED = (
     (
         "ctc_loss_prepare.cuh",
         "row.frames >= row.labels + repeats",
-        "row.frames >= row.labels",
-        "repeats forgotten",
+        "row.frames > row.labels + repeats",
+        "> for >=",
     ),
     # ---- one pass over the scores
     (
@@ -105,7 +105,7 @@ PLANTED = (
     (
         "ctc_loss_rows.cuh",
         "const int t = int(item / rows);\n  const int64_t r = item % rows",
-        "const int t = int(item / rows);\n  const int64_t r = (item + 1) % rows",
+        "const int t = int(item / rows);\n  const int64_t r = item % (rows + 1)",
         "row off by one",
     ),
     # ---- the lattice

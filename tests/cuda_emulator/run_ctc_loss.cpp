@@ -24,11 +24,12 @@ struct Case {
   bool logits = true, padded = true, zero_infinity = false, true_grad = false, gradient = true;
   Reduction reduction = Reduction::none;
   int64_t blank = 0;
-  int64_t alphabet = 0;  // labels are below; 0: all classes
-  double spread = 3;     // of the scores
-  bool faults = false;   // rows with lengths and labels out of range
-  bool tight = false;    // no more frames than the target needs
-  int64_t lead = 0;      // elements before the scores, so that rows are not aligned
+  int64_t alphabet = 0;      // labels are below; 0: all classes
+  double spread = 3;         // of the scores
+  bool faults = false;       // rows with lengths and labels out of range
+  bool tight = false;        // no more frames than the target needs
+  int64_t lead = 0;          // elements before the scores, so that rows are not aligned
+  int64_t first_label = -1;  // of the first row; -1: a random one
 };
 
 class Random {
@@ -96,6 +97,7 @@ Batch make_batch(const Case& c) {
       label = int64_t(random.below(uint64_t(alphabet)));
       if (label == c.blank) label = (label + 1) % c.C;
     }
+    if (n == 0 && c.first_label >= 0) target[0] = c.first_label;
     while (n < c.N - 1 && frames_needed(target) > frames) target.pop_back();
     if (c.tight) frames = std::max<int64_t>(1, frames_needed(target));
     if (c.N >= 4 && n == c.N - 1) {
@@ -265,6 +267,8 @@ std::vector<Case> cases() {
   Case& middle = add("classes_for_a_warp", 7, 4, 1003, 3);
   middle.lead = 1;
   add("classes_for_a_block", 6, 2, 2503, 3).lead = 2;
+  // a warp's shared memory has room for 512 classes
+  add("class_after_a_warps_part", 40, 1, 640, 3).first_label = 512;
   // by the way in and out
   Case& given = add("log_probabilities", 20, 4, 12, 6);
   given.logits = false;
@@ -294,6 +298,8 @@ std::vector<Case> cases() {
   short_row.bound = 200;
   Case& three = add("three_warps_loss_only", 151, 1, 9, 140);
   three.gradient = false;
+  // long enough for mantissas that are never brought back to overflow
+  add("many_frames", 400, 1, 4, 2);
   Case& quads = add("four_pairs_per_lane", 160, 1, 12, 135);
   quads.bound = 520;
   Case& rounds = add("more_labels_than_threads_sort_at_once", 280, 1, 40, 262);
