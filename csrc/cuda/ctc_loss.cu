@@ -1,5 +1,7 @@
 // Launches the kernels of the CTC loss. Forward: prepare, then for as many rows at a time as there is memory for, rows,
 // lattice and sums; at last the losses. Backward: the gradient.
+#include <type_traits>
+
 #include "ctc_loss_gradient.cuh"
 #include "ctc_loss_lattice.cuh"
 #include "ctc_loss_lattice_general.cuh"
@@ -124,6 +126,28 @@ bool in_range(const CtcLossCudaShape& shape) {
          shape.max_labels >= 0 && shape.max_labels < int64_t(1) << 30 && shape.total_labels >= 0;
 }
 
+// Calls body, on the call's device, with a null pointer to the type of the scores.
+template <class Body>
+int run_typed(const CtcLossCudaParams& p, Body body) {
+  if (!in_range(p.shape)) return int(cudaErrorInvalidValue);
+  const DeviceScope scope(p.device);
+  if (scope.error() != cudaSuccess) return int(scope.error());
+  switch (p.shape.dtype) {
+#ifndef FASTCTC_ONLY_FLOAT32
+    case DType::float16:
+      return int(body(static_cast<__half*>(nullptr)));
+    case DType::bfloat16:
+      return int(body(static_cast<__nv_bfloat16*>(nullptr)));
+    case DType::float64:
+      return int(body(static_cast<double*>(nullptr)));
+#endif
+    case DType::float32:
+      return int(body(static_cast<float*>(nullptr)));
+    default:
+      return int(cudaErrorInvalidValue);
+  }
+}
+
 }  // namespace
 }  // namespace cuda
 
@@ -140,43 +164,13 @@ CtcLossCudaMemory ctc_loss_cuda_memory(const CtcLossCudaShape& shape, int64_t ma
 }
 
 int ctc_loss_cuda_forward(const CtcLossCudaParams& params) {
-  if (!cuda::in_range(params.shape)) return int(cudaErrorInvalidValue);
-  const cuda::DeviceScope scope(params.device);
-  if (scope.error() != cudaSuccess) return int(scope.error());
-  switch (params.shape.dtype) {
-#ifndef FASTCTC_ONLY_FLOAT32
-    case DType::float16:
-      return int(cuda::forward<__half>(params));
-    case DType::bfloat16:
-      return int(cuda::forward<__nv_bfloat16>(params));
-    case DType::float64:
-      return int(cuda::forward<double>(params));
-#endif
-    case DType::float32:
-      return int(cuda::forward<float>(params));
-    default:
-      return int(cudaErrorInvalidValue);
-  }
+  return cuda::run_typed(params,
+                         [&](auto* scores) { return cuda::forward<std::remove_pointer_t<decltype(scores)>>(params); });
 }
 
 int ctc_loss_cuda_backward(const CtcLossCudaParams& params) {
-  if (!cuda::in_range(params.shape)) return int(cudaErrorInvalidValue);
-  const cuda::DeviceScope scope(params.device);
-  if (scope.error() != cudaSuccess) return int(scope.error());
-  switch (params.shape.dtype) {
-#ifndef FASTCTC_ONLY_FLOAT32
-    case DType::float16:
-      return int(cuda::backward<__half>(params));
-    case DType::bfloat16:
-      return int(cuda::backward<__nv_bfloat16>(params));
-    case DType::float64:
-      return int(cuda::backward<double>(params));
-#endif
-    case DType::float32:
-      return int(cuda::backward<float>(params));
-    default:
-      return int(cudaErrorInvalidValue);
-  }
+  return cuda::run_typed(params,
+                         [&](auto* scores) { return cuda::backward<std::remove_pointer_t<decltype(scores)>>(params); });
 }
 
 const char* cuda_error_text(int error) { return cudaGetErrorString(cudaError_t(error)); }
