@@ -19,7 +19,7 @@ from fastctc.lm import NGramModel, address_of, compiled
 NO_MODEL, BY_TOKEN, BY_WORD = 0, 1, 2
 _UNITS = {"token": BY_TOKEN, "word": BY_WORD}
 # How ARPA files, which have no word that is a blank, write one.
-_WRITTEN_BLANKS = ("<space>", "|", PIECE_MARK, "_")
+WRITTEN_BLANKS = ("<space>", "|", PIECE_MARK, "_")
 
 
 class TracedWord(NamedTuple):
@@ -268,7 +268,7 @@ def _written(token: str, boundary: str, lm: NGramModel) -> str | None:
     if token in lm:
         return token
     if token == boundary:
-        return next((written for written in _WRITTEN_BLANKS if written in lm), None)
+        return next((written for written in WRITTEN_BLANKS if written in lm), None)
     return None
 
 

@@ -364,18 +364,20 @@ class CTCStream:
 
     def hypotheses(self) -> list[Hypothesis]:
         """The `nbest` best so far, as if the utterance ended here. The stream may go on."""
+        return self._decoder.hypotheses(self.decode_tensors())[0]
+
+    def decode_tensors(self) -> DecodedBatch:
+        """The same as padded tensors, on the host: a batch of one utterance."""
         decoder = self._decoder
         with self._lock:
             if self._search is None:
-                classes = len(decoder.tokens)
-                nothing = torch.empty((1, 0, classes), device="cpu")
-                return decoder(nothing, from_logits=self._from_logits)[0]
+                nothing = torch.empty((1, 0, len(decoder.tokens)), device="cpu")
+                return decoder.decode_tensors(nothing, from_logits=self._from_logits)
             if len(self._kept) > 1:
                 self._kept = [torch.cat(self._kept)]
             address = self._kept[0].data_ptr() if self._kept else 0
             found = self._search.best(decoder.nbest, address, len(decoder.tokens), self.frames)
-            decoded = _decode.to_tensors(found, 1, decoder.nbest, decoder.blank)
-        return decoder.hypotheses(decoded)[0]
+            return _decode.to_tensors(found, 1, decoder.nbest, decoder.blank)
 
     def reset(self) -> None:
         """Forget what was fed: the next frames begin another utterance."""

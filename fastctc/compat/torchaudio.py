@@ -1,7 +1,8 @@
-"""What ``torchaudio.functional`` offers for CTC, served by fastctc.
+"""What torchaudio offers for CTC, served by fastctc.
 
-A program that has ``from torchaudio.functional import forced_align, merge_tokens`` can have
-``from fastctc.compat.torchaudio import forced_align, merge_tokens``.
+A program that has ``from torchaudio.functional import forced_align, merge_tokens`` or
+``from torchaudio.models.decoder import ctc_decoder, cuda_ctc_decoder`` can import all of these from
+``fastctc.compat.torchaudio``. docs/migration.md says what differs.
 """
 
 from __future__ import annotations
@@ -10,8 +11,29 @@ from torch import Tensor
 
 from fastctc import align
 from fastctc.align import TokenSpan, merge_tokens
+from fastctc.compat._ctc_decoder import (
+    CTCDecoder,
+    CTCHypothesis,
+    ctc_decoder,
+    download_pretrained_files,
+)
+from fastctc.compat._cuda_ctc_decoder import CUCTCDecoder, CUCTCHypothesis, cuda_ctc_decoder
+from fastctc.compat._custom_lm import CTCDecoderLM, CTCDecoderLMState
 
-__all__ = ["TokenSpan", "forced_align", "merge_tokens"]
+__all__ = [
+    "CTCDecoder",
+    "CTCDecoderLM",
+    "CTCDecoderLMState",
+    "CTCHypothesis",
+    "CUCTCDecoder",
+    "CUCTCHypothesis",
+    "TokenSpan",
+    "ctc_decoder",
+    "cuda_ctc_decoder",
+    "download_pretrained_files",
+    "forced_align",
+    "merge_tokens",
+]
 
 
 def forced_align(

@@ -1,0 +1,371 @@
+"""torchaudio's CTC decoder, which is flashlight's, as arguments of fastctc's."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, NoReturn
+
+import torch
+from torch import Tensor
+
+from fastctc import _decode
+from fastctc._spelling import PIECE_MARK
+from fastctc.compat._custom_lm import CTCDecoderLM, CustomSearch
+from fastctc.decoder import CTCDecoder as BeamSearch
+from fastctc.decoder import CTCStream, Hypothesis
+from fastctc.lexicon import Lexicon
+from fastctc.lm import NGramModel
+
+Path = str | os.PathLike[str]
+
+_LN_10 = math.log(10)
+_UNKNOWN = "<unk>"  # no word, whatever a lexicon says of it
+
+
+class CTCHypothesis(NamedTuple):
+    """One hypothesis of an utterance.
+
+    Attributes:
+        tokens: (L,) int64 token indices.
+        words: its words; empty without a lexicon.
+        score: what the emissions, the language model and the word scores add up to: natural logs
+            of the emissions, and `lm_weight` times log10 of the n-gram model.
+        timesteps: (L,) int32, the first frame of each token on the most probable path.
+    """
+
+    tokens: Tensor
+    words: list[str]
+    score: float
+    timesteps: Tensor
+
+
+class CTCDecoder:
+    """Made by `ctc_decoder`. Batches may be decoded from many threads, one stream at a time."""
+
+    def __init__(
+        self,
+        search: BeamSearch | CustomSearch,
+        tokens: Sequence[str],
+        *,
+        blank: int,
+        silence: int,
+        sil_score: float,
+        unk_word: str,
+        has_lexicon: bool,
+        legacy_timesteps: bool,
+    ) -> None:
+        self.nbest = search.nbest
+        self.blank = blank
+        self._search = search
+        self._tokens = list(tokens)
+        self._silence = silence
+        self._sil_score = sil_score
+        self._unk_word = unk_word
+        self._has_lexicon = has_lexicon
+        self._legacy_timesteps = legacy_timesteps
+        self._stream: CTCStream | list[Tensor] | None = None
+        self._frames = 0
+
+    def __call__(
+        self, emissions: Tensor, lengths: Tensor | None = None
+    ) -> list[list[CTCHypothesis]]:
+        """Decode a batch.
+
+        Args:
+            emissions: (N, T, C) natural logs, normalised or not, of any float type, on any device.
+            lengths: (N,) frames of each utterance. None: T.
+
+        Returns:
+            For each utterance at most `nbest` hypotheses, best first. Where the lexicon leaves
+            none, there is an empty one with a score of -inf.
+
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: a shape or a length is out of range.
+        """
+        emissions = _decode.check_emissions(emissions, (3,), len(self._tokens))
+        batch, frames, _ = emissions.shape
+        lengths = _decode.check_lengths(lengths, batch, frames)
+        found = self._search(self._with_silence_score(emissions), lengths)
+        return [
+            self._results(hypotheses, length)
+            for hypotheses, length in zip(found, lengths.tolist(), strict=True)
+        ]
+
+    def decode_begin(self) -> None:
+        """Begin an utterance that arrives in pieces."""
+        self._stream = [] if isinstance(self._search, CustomSearch) else self._search.stream()
+        self._frames = 0
+
+    def decode_step(self, emissions: Tensor) -> None:
+        """Take the next frames: (T, C), of one dtype throughout the utterance."""
+        if self._stream is None:
+            raise RuntimeError("decode_step comes after decode_begin")
+        emissions = _decode.check_emissions(emissions, (2,), len(self._tokens))
+        emissions = self._with_silence_score(emissions)
+        if isinstance(self._stream, CTCStream):
+            self._stream.feed(emissions)
+        else:
+            self._stream.append(emissions.clone())
+        self._frames += len(emissions)
+
+    def decode_end(self) -> None:
+        """Nothing: `get_final_hypothesis` ends the text by itself, and a stream may go on."""
+
+    def get_final_hypothesis(self) -> list[CTCHypothesis]:
+        """At most `nbest` hypotheses of what came since `decode_begin`, best first."""
+        if self._stream is None:
+            raise RuntimeError("get_final_hypothesis comes after decode_begin")
+        if isinstance(self._stream, CTCStream):
+            found = self._stream.hypotheses()
+        else:
+            nothing = torch.empty((0, len(self._tokens)))
+            emissions = torch.cat(self._stream) if self._stream else nothing
+            (found,) = self._search(emissions[None])
+        return self._results(found, self._frames)
+
+    def idxs_to_tokens(self, idxs: Tensor) -> list[str]:
+        """The tokens that some indices stand for."""
+        return [self._tokens[int(idx)] for idx in idxs]
+
+    def _with_silence_score(self, emissions: Tensor) -> Tensor:
+        """Each frame of silence on a path adds the score: as if the network had given it."""
+        if self._sil_score == 0:
+            return emissions
+        emissions = emissions.clone()
+        emissions[..., self._silence] += self._sil_score
+        return emissions
+
+    def _results(self, found: Sequence[Hypothesis], frames: int) -> list[CTCHypothesis]:
+        nothing = Hypothesis([], "", [], -math.inf, 0.0, [], [])
+        return [self._result(hypothesis, frames) for hypothesis in found or [nothing]]
+
+    def _result(self, found: Hypothesis, frames: int) -> CTCHypothesis:
+        tokens, starts = found.tokens, [start for start, _ in found.timesteps]
+        if self._legacy_timesteps:
+            tokens, starts = self._between_silences(tokens, found.timesteps, frames)
+        return CTCHypothesis(
+            torch.tensor(tokens, dtype=torch.int64),
+            self._words(found),
+            found.score,
+            torch.tensor(starts, dtype=torch.int32),
+        )
+
+    def _between_silences(
+        self, tokens: list[int], spans: Sequence[tuple[int, int]], frames: int
+    ) -> tuple[list[int], list[int]]:
+        """A frame of silence before the first one and after the last one, counted with the rest.
+
+        It is one token with silence that reaches up to it.
+        """
+        tokens, starts = list(tokens), [start + 1 for start, _ in spans]
+        last_end = spans[-1][1] if spans else -1
+        if not (tokens and tokens[-1] == self._silence and last_end == frames):
+            tokens.append(self._silence)
+            starts.append(frames + 1)
+        if tokens[0] == self._silence and starts[0] == 1:
+            starts[0] = 0
+        else:
+            tokens.insert(0, self._silence)
+            starts.insert(0, 0)
+        return tokens, starts
+
+    def _words(self, found: Hypothesis) -> list[str]:
+        if not self._has_lexicon:
+            return []
+        if isinstance(self._search, CustomSearch):
+            return found.words
+        assert self._search.fusion is not None
+        words = self._search.fusion.trace(found.tokens).words
+        return [word.text if word.known else self._unk_word for word in words]
+
+
+def ctc_decoder(
+    lexicon: Path | None,
+    tokens: Path | Sequence[str],
+    lm: Path | NGramModel | CTCDecoderLM | None = None,
+    lm_dict: Path | None = None,
+    nbest: int = 1,
+    beam_size: int = 50,
+    beam_size_token: int | None = None,
+    beam_threshold: float = 50,
+    lm_weight: float = 2,
+    word_score: float = 0,
+    unk_score: float = float("-inf"),
+    sil_score: float = 0,
+    log_add: bool = False,
+    blank_token: str = "-",
+    sil_token: str = "|",
+    unk_word: str = "<unk>",
+    *,
+    legacy_timesteps: bool = False,
+) -> CTCDecoder:
+    """A beam search with torchaudio's arguments.
+
+    Args:
+        lexicon: file of words with their spellings, ``hello h e l l o |``; None: any tokens.
+        tokens: tokens, or a file with one index on each line, which may have several names.
+        lm: ARPA file of an n-gram model, plain or gzip: of words with a lexicon, else of tokens.
+            Or a `CTCDecoderLM`, which is asked from Python, slowly.
+        lm_dict: file of the words that a `CTCDecoderLM` knows, in order of their indices.
+        nbest: hypotheses returned.
+        beam_size: labellings kept after each frame.
+        beam_size_token: only so many best tokens of a frame make new labellings. None: all.
+        beam_threshold: nats below the frame's best from which a labelling is dropped.
+        lm_weight: what the model's log10 (an ARPA file) or its scores (`CTCDecoderLM`) are
+            multiplied by.
+        word_score: added for each word of the lexicon.
+        unk_score: added for each word outside of it; -inf forbids them.
+        sil_score: added for each frame of silence.
+        log_add: nothing: probabilities of paths are always summed.
+        blank_token: the blank.
+        sil_token: silence, which stands between words.
+        unk_word: what words outside the lexicon are called.
+        legacy_timesteps: count frames from 1, and put silence at both ends, as torchaudio does.
+
+    Raises:
+        ValueError: an argument is out of range or does not fit the others, or a file is broken.
+        OSError: a file cannot be read.
+    """
+    indices = _token_indices(tokens)
+    names = list({index: name for name, index in reversed(indices.items())}.values())[::-1]
+    for argument, token in (("blank_token", blank_token), ("sil_token", sil_token)):
+        if token not in indices:
+            raise ValueError(f"{argument} is {token!r}, which is none of the tokens")
+    if lm is not None and not isinstance(lm, (str, os.PathLike, NGramModel, CTCDecoderLM)):
+        raise TypeError(f"lm must be a path, a CTCDecoderLM or None, not {type(lm).__name__}")
+    blank, silence = indices[blank_token], indices[sil_token]
+    spellings = None if lexicon is None else _spellings(lexicon, indices, names)
+    boundary = _boundary(names, names[silence], spellings)
+    search: BeamSearch | CustomSearch
+    if isinstance(lm, CTCDecoderLM):
+        if boundary != names[silence]:
+            raise ValueError(
+                f"lm is a CTCDecoderLM: the lexicon must end words with the silence {sil_token!r}"
+            )
+        search = CustomSearch(
+            lm,
+            blank=blank,
+            silence=silence,
+            nbest=min(nbest, beam_size),
+            beam_size=beam_size,
+            beam_size_token=beam_size_token or None,
+            beam_threshold=beam_threshold,
+            lm_weight=lm_weight,
+            word_score=word_score,
+            unk_score=unk_score,
+            unk_word=unk_word,
+            spellings=None if spellings is None else _numbered(spellings, indices),
+            words=None if lm_dict is None else list(_token_indices(lm_dict)),
+        )
+    else:
+        search = BeamSearch(
+            names,
+            blank=blank,
+            beam_size=beam_size,
+            nbest=min(nbest, beam_size),
+            beam_threshold=beam_threshold,
+            top_k=beam_size_token or None,
+            lm=lm,
+            lm_weight=lm_weight / _LN_10,
+            lm_unit=None if lm is None else "token" if spellings is None else "word",
+            word_score=0.0 if spellings is None else word_score,
+            lexicon=None if spellings is None else Lexicon(spellings),
+            unknown_score=None if spellings is None else unk_score - word_score,
+            word_boundary=boundary,
+            confidence=False,
+        )
+    return CTCDecoder(
+        search,
+        names,
+        blank=blank,
+        silence=silence,
+        sil_score=sil_score,
+        unk_word=unk_word,
+        has_lexicon=spellings is not None,
+        legacy_timesteps=legacy_timesteps,
+    )
+
+
+def download_pretrained_files(model: str) -> NoReturn:
+    """Nothing is downloaded.
+
+    Raises:
+        RuntimeError: always; it says what to do.
+    """
+    raise RuntimeError(
+        f"fastctc downloads nothing, so there are no files of {model!r}: give ctc_decoder the "
+        "paths of your own lexicon, tokens and ARPA file. A kenlm binary cannot be read; take the "
+        "ARPA file it was made from"
+    )
+
+
+def _lines(path: Path) -> Iterable[list[str]]:
+    """The fields of each line that has any."""
+    with open(path, encoding="utf-8") as file:
+        try:
+            yield from filter(None, map(str.split, file))
+        except UnicodeDecodeError:
+            raise ValueError(f"{os.fspath(path)} is not UTF-8 text") from None
+
+
+def _token_indices(tokens: Path | Sequence[str]) -> dict[str, int]:
+    """The index of each name, in order; the names on one line of a file have one index."""
+    lines = _lines(tokens) if isinstance(tokens, (str, os.PathLike)) else [[t] for t in tokens]
+    indices: dict[str, int] = {}
+    for index, names in enumerate(lines):
+        for name in names:
+            if name in indices:
+                raise ValueError(f"{name!r} stands twice among the tokens")
+            indices[name] = index
+    return indices
+
+
+def _spellings(
+    path: Path, indices: Mapping[str, int], names: Sequence[str]
+) -> dict[str, list[list[str]]]:
+    """Each word's spellings, in the first names of their tokens."""
+    spellings: dict[str, list[list[str]]] = {}
+    for word, *spelling in _lines(path):
+        if word == _UNKNOWN:
+            continue
+        if not spelling:
+            raise ValueError(f"{os.fspath(path)}: {word!r} has no spelling")
+        if unknown := [token for token in spelling if token not in indices]:
+            raise ValueError(
+                f"{os.fspath(path)}: {word!r} is spelled with {unknown[0]!r}, which is no token"
+            )
+        spellings.setdefault(word, []).append([names[indices[token]] for token in spelling])
+    if not spellings:
+        raise ValueError(f"{os.fspath(path)}: no word in the lexicon")
+    return spellings
+
+
+def _numbered(
+    spellings: Mapping[str, list[list[str]]], indices: Mapping[str, int]
+) -> dict[str, list[list[int]]]:
+    return {
+        word: [[indices[token] for token in spelling] for spelling in ways]
+        for word, ways in spellings.items()
+    }
+
+
+def _boundary(
+    names: Sequence[str], silence: str, spellings: Mapping[str, list[list[str]]] | None
+) -> str:
+    """What stands between words: silence, or the mark that word pieces begin with."""
+    if spellings is None:
+        return silence
+    if any(silence in spelling for word in spellings.values() for spelling in word):
+        return silence
+    if any(name.startswith(PIECE_MARK) for name in names):
+        return PIECE_MARK
+    warnings.warn(
+        f"no word of the lexicon is spelled with the silence {silence!r}; fastctc takes it to "
+        "stand between words all the same, and finds no words where the network leaves it out",
+        stacklevel=3,
+    )
+    return silence

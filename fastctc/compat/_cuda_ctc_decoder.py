@@ -1,0 +1,109 @@
+"""torchaudio's CUDA decoder, on whatever device the scores are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastctc.decoder import CTCDecoder
+
+BLANK_SKIP_THRESHOLD = 0.95
+
+
+class CUCTCHypothesis(NamedTuple):
+    """One hypothesis of an utterance.
+
+    Attributes:
+        tokens: its classes.
+        words: what they stand for.
+        score: natural log of its probability.
+    """
+
+    tokens: list[int]
+    words: list[str]
+    score: float
+
+
+class CUCTCDecoder:
+    """Beam search without a language model.
+
+    Args:
+        vocab_list: what each class stands for.
+        blank_id: index of the blank; any.
+        beam_size: labellings kept after each frame, at most as many as there are classes.
+        nbest: hypotheses returned, at most as many as the beam holds.
+        blank_skip_threshold: a frame whose blank is more probable counts as blank.
+        cuda_stream: the stream to work on. None: torch's current one.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        vocab_list: Sequence[str],
+        blank_id: int = 0,
+        beam_size: int = 10,
+        nbest: int = 1,
+        blank_skip_threshold: float = BLANK_SKIP_THRESHOLD,
+        cuda_stream: torch.cuda.Stream | None = None,
+    ) -> None:
+        self.vocab_list = list(vocab_list)
+        self.blank_id = blank_id
+        self.beam_size = min(beam_size, len(self.vocab_list))
+        self.nbest = nbest
+        self._stream = cuda_stream
+        self._search = CTCDecoder(
+            self.vocab_list,
+            blank=blank_id,
+            beam_size=self.beam_size,
+            nbest=nbest,
+            blank_skip_threshold=blank_skip_threshold,
+            word_boundary="",
+            timesteps=False,
+            confidence=False,
+        )
+
+    def __call__(self, log_prob: Tensor, encoder_out_lens: Any) -> list[list[CUCTCHypothesis]]:
+        """Decode a batch.
+
+        Args:
+            log_prob: (N, T, C) natural-log probabilities of any float type, on any device.
+            encoder_out_lens: (N,) frames of each utterance.
+
+        Returns:
+            For each utterance at most `nbest` hypotheses, best first.
+        """
+        stream = self._stream
+        on_stream: AbstractContextManager[Any] = (
+            nullcontext() if stream is None else torch.cuda.stream(stream)
+        )
+        with on_stream:
+            found = self._search(log_prob, encoder_out_lens)
+        return [
+            [
+                CUCTCHypothesis(h.tokens, [self.vocab_list[c] for c in h.tokens], h.score)
+                for h in hypotheses
+            ]
+            for hypotheses in found
+        ]
+
+
+def cuda_ctc_decoder(
+    tokens: str | os.PathLike[str] | Sequence[str],
+    nbest: int = 1,
+    beam_size: int = 10,
+    blank_skip_threshold: float = BLANK_SKIP_THRESHOLD,
+) -> CUCTCDecoder:
+    """A `CUCTCDecoder` whose tokens may be the path of a file, the first word of each line."""
+    if isinstance(tokens, (str, os.PathLike)):
+        with open(tokens, encoding="utf-8") as file:
+            tokens = [line.split()[0] for line in file if line.strip()]
+    return CUCTCDecoder(
+        tokens, beam_size=beam_size, nbest=nbest, blank_skip_threshold=blank_skip_threshold
+    )
