@@ -57,8 +57,7 @@ class CTCDecoderLM(ABC):
 
 class _State(NamedTuple):
     lm: CTCDecoderLMState
-    node: _Node | None  # where the open word stands; None: it is in no lexicon
-    open: bool = False  # a word has begun
+    node: _Node | None  # where the open word stands, the root without one; None: in no lexicon
 
 
 class _Node:
@@ -105,25 +104,34 @@ class _Rules:
         if token == self.silence:
             ended = self.end_word(state)
             return None if ended is None else ended[:2]
-        node = state.node.children.get(token) if state.node is not None else None
-        if node is None and self.unk_score == -math.inf:
+        if state.node is None:
+            return 0.0, state
+        if (node := state.node.children.get(token)) is not None:
+            return 0.0, _State(state.lm, node)
+        return self.leave_lexicon(state)
+
+    def leave_lexicon(self, state: _State) -> tuple[float, _State] | None:
+        """The open word turns out to be none of the lexicon's."""
+        if self.unk_score == -math.inf:
             return None
-        return 0.0, _State(state.lm, node, True)
+        after, score = self.lm.score(state.lm, self.unknown)
+        return self.lm_weight * score + self.unk_score - self.word_score, _State(after, None)
 
     def end_word(self, state: _State) -> tuple[float, _State, int | None] | None:
         """What the open word adds, the state after it, and its number; None: it is forbidden."""
-        if not state.open:
+        if state.node is self.root:
             return 0.0, state, None
-        candidates = state.node.words if state.node is not None else []
-        added = self.word_score if candidates else self.unk_score
-        if added == -math.inf:
-            return None
-        scored = [(*self.lm.score(state.lm, w), w) for w in candidates or [self.unknown]]
+        if state.node is None or not state.node.words:
+            left = (0.0, state) if state.node is None else self.leave_lexicon(state)
+            if left is None:
+                return None
+            return left[0] + self.word_score, _State(left[1].lm, self.root), self.unknown
+        scored = [(*self.lm.score(state.lm, word), word) for word in state.node.words]
         after, score, word = max(scored, key=lambda item: item[1])
-        return self.lm_weight * score + added, _State(after, self.root), word
+        return self.lm_weight * score + self.word_score, _State(after, self.root), word
 
     def finish(self, state: _State) -> float:
-        ended = self.end_word(state)
+        ended = (0.0, state) if self.root is None else self.end_word(state)
         if ended is None:
             return -math.inf
         return ended[0] + self.lm_weight * self.lm.finish(ended[1].lm)[1]
