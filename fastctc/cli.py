@@ -14,15 +14,16 @@ commands:
   fit        train:       fastctc fit --config deepspeech2-small.yaml
   validate   evaluate:    fastctc validate --ckpt_path RUN_FOLDER
   test       the same on the test sets
-  predict    transcribe:  fastctc predict --ckpt_path RUN_FOLDER FILE...
+  transcribe write down audio files:  fastctc transcribe --checkpoint RUN_FOLDER FILE...
+  predict    the same with the options of fit:  fastctc predict --ckpt_path RUN_FOLDER FILE...
   lm         estimate an n-gram model for the decoders:  fastctc lm TEXT -o MODEL.arpa
   info       what is installed, what was compiled in, what this machine offers
 
 fastctc COMMAND --help lists a command's options; fastctc --version prints the version.
-demo, fit, validate, test and predict need the train extra: pip install 'fastctc[train]'
+demo, fit, validate, test, transcribe and predict need the train extra: pip install 'fastctc[train]'
 """
 
-_TRAINING = ("demo", "fit", "validate", "test", "predict")
+_TRAINING = ("demo", "fit", "validate", "test", "transcribe", "predict")
 # What shells expect of a program that Ctrl-C ended.
 _INTERRUPTED = 130
 # What the train extra brings, by the names they are imported as.

@@ -17,11 +17,10 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from fastctc.decoder import CTCDecoder
-from fastctc.train import text as alphabet
 from fastctc.train.arguments import BEST, CHECKPOINTS, checkpoint_path, percent, read_checkpoint
 from fastctc.train.callbacks import Bar, RunFolder, StopBetweenBatches, Transcripts
 from fastctc.train.data import SpeechDataModule
+from fastctc.train.decoding import make_decoder
 from fastctc.train.errors import ConfigError, TrainError
 from fastctc.train.module import SpeechModule
 
@@ -200,8 +199,14 @@ class TrainCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Print transcripts, and write them when ``--output`` asks for it."""
         kwargs = self._with_checkpoint(kwargs)
-        options = [self._get(self.config, name) for name in ("beam_size", "lm", "lm_weight")]
-        self.model.decoder = make_decoder(*options)
+        beam_size, lm = (self._get(self.config, name) for name in ("beam_size", "lm"))
+        if beam_size:
+            weight = self._get(self.config, "lm_weight")
+            self.model.decoder = make_decoder(
+                beam_size, lm, lm_weight=weight, timesteps=False, confidence=False
+            )
+        elif lm:
+            raise ConfigError("--lm needs a beam: --beam_size is 0")
         batches = self.trainer.predict(**{**kwargs, "return_predictions": True}) or []
         rows: list[Any] = [row for batch in batches for row in batch]
         for row in rows:
@@ -213,30 +218,6 @@ class TrainCLI(LightningCLI):
             except OSError as error:
                 reason = error.strerror or error
                 raise ConfigError(f"--output {output}: cannot be written ({reason})") from error
-
-
-def make_decoder(beam_size: int, lm: str, lm_weight: float) -> CTCDecoder | None:
-    """Return the decoder that predict's options ask for; None for each frame's best class.
-
-    Raises:
-        ConfigError: The model cannot be read, or an option is out of range.
-    """
-    if beam_size == 0:
-        if lm:
-            raise ConfigError("--lm needs a beam: --beam_size is 0")
-        return None
-    try:
-        return CTCDecoder(
-            ["", *alphabet.CHARACTERS],
-            blank=alphabet.BLANK,
-            beam_size=beam_size,
-            lm=lm or None,
-            lm_weight=lm_weight,
-            timesteps=False,
-            confidence=False,
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"predict: {error}") from error
 
 
 def print_evaluations(model: SpeechModule) -> None:

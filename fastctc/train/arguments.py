@@ -43,11 +43,11 @@ def preset_path(name: str) -> str:
     )
 
 
-def checkpoint_path(value: str, runs: Path) -> Path:
+def checkpoint_path(value: str, runs: Path, option: str = "--ckpt_path") -> Path:
     """Return the checkpoint that ``value`` names: a file, a run folder, ``last`` or ``best``.
 
     ``last`` and ``best`` are those of the newest run below ``runs``; a run folder stands for its
-    best checkpoint, or its last one without a best.
+    best checkpoint, or its last one without a best. Errors name ``option``.
 
     Raises:
         ConfigError: There is no such checkpoint.
@@ -56,14 +56,14 @@ def checkpoint_path(value: str, runs: Path) -> Path:
     if value in ("last", "best"):
         found = sorted(runs.glob(f"**/{CHECKPOINTS}/{LAST}"), key=lambda p: p.stat().st_mtime)
         if not found:
-            raise ConfigError(f"--ckpt_path {value}: no {CHECKPOINTS}/{LAST} below {runs}/")
+            raise ConfigError(f"{option} {value}: no {CHECKPOINTS}/{LAST} below {runs}/")
         path = found[-1] if value == "last" else found[-1].with_name(BEST)
     elif path.is_dir():
         path = path / CHECKPOINTS / BEST
         if not path.is_file():  # no validation has chosen one
             path = path.with_name(LAST)
     if not path.is_file():
-        raise ConfigError(f"--ckpt_path {value}: no such checkpoint ({path})")
+        raise ConfigError(f"{option} {value}: no such checkpoint ({path})")
     return path
 
 

@@ -1,4 +1,4 @@
-"""The training commands behind ``fastctc``: fit, validate, test, predict and demo."""
+"""The training commands behind ``fastctc``: fit, validate, test, predict, transcribe and demo."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fastctc.train.app import TrainCLI
 from fastctc.train.arguments import expand_arguments
 from fastctc.train.demo import demo
 from fastctc.train.errors import TrainError
+from fastctc.train.transcribe import transcribe
 
 
 def quieten() -> None:
@@ -37,7 +38,7 @@ def quieten() -> None:
 
 
 def run(args: Sequence[str]) -> int:
-    """Run the command ``args[0]``: fit, validate, test, predict or demo. Return the exit status.
+    """Run the command ``args[0]``, one of those above. Return the exit status.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, once what can be kept of the run is kept.
@@ -46,6 +47,8 @@ def run(args: Sequence[str]) -> int:
     try:
         if args[0] == "demo":
             return demo(args[1:])
+        if args[0] == "transcribe":
+            return transcribe(args[1:])
         cli = TrainCLI(expand_arguments(args))
     except TrainError as error:
         print(f"fastctc: {error}", file=sys.stderr)

@@ -7,9 +7,10 @@ one when asked. Sources are plain objects that pickle, so DataLoader workers can
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from fastctc.train.formant import FormantCorpus
 Floats = npt.NDArray[np.float32]
 
 _AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf")
+_MANIFEST_SUFFIXES = (".jsonl", ".json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,12 +145,11 @@ def load_files(location: str, *, resample: bool = True, transcripts: bool = True
     if path.is_dir():
         entries = _librispeech(path)
         if not entries and not transcripts:
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in _AUDIO_SUFFIXES)
-            entries = [_audio_entry(p) for p in files]
+            entries = [_audio_entry(p) for p in _audio_files(path)]
         wanted = "*.trans.txt files in LibriSpeech's layout" if transcripts else "audio files"
         if not entries:
             raise DataError(f"{path}: the folder holds no {wanted}")
-    elif path.suffix.lower() in (".jsonl", ".json"):
+    elif path.suffix.lower() in _MANIFEST_SUFFIXES:
         entries = _manifest(path, transcripts)
     elif transcripts:
         raise DataError(
@@ -158,6 +159,40 @@ def load_files(location: str, *, resample: bool = True, transcripts: bool = True
     else:
         entries = [_audio_entry(path)]
     return FileSource(path.stem, entries, resample)
+
+
+def open_one_by_one(location: str) -> Iterator[Entry | DataError]:
+    """Yield the utterances of an audio file, a folder of them or a manifest.
+
+    Instead of one that cannot be opened, the error that says why: the others do not suffer.
+    """
+    path = Path(location).expanduser()
+    makers: list[Callable[[], Entry]]
+    try:
+        if path.is_dir():
+            makers = [functools.partial(_audio_entry, file) for file in _audio_files(path)]
+        elif path.suffix.lower() in _MANIFEST_SUFFIXES:
+            lines = list(_lines(path))
+            makers = [functools.partial(_manifest_entry, path, *line, False) for line in lines]
+        elif path.exists():
+            makers = [functools.partial(_audio_entry, path)]
+        else:
+            raise DataError(f"{path}: no such file or folder")
+        if not makers:
+            raise DataError(f"{path}: holds no audio files")
+    except DataError as error:
+        yield error
+        return
+    for make in makers:
+        try:
+            entry: Entry | DataError = make()
+        except DataError as error:
+            entry = error
+        yield entry
+
+
+def _audio_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in _AUDIO_SUFFIXES)
 
 
 def _audio_entry(path: Path) -> Entry:
