@@ -15,7 +15,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["SPACE", "arpa_lines", "characters", "main"]
+__all__ = ["SPACE", "arpa_lines", "characters", "main", "save"]
 
 START, END, UNKNOWN = "<s>", "</s>", "<unk>"
 SPACE = "<space>"  # a blank between words, in a model of characters
@@ -177,15 +177,15 @@ def main(args: Sequence[str]) -> int:
     options = parser.parse_args(list(args))
     try:
         lines = arpa_lines(_sentences(options.texts, options.unit == "char"), options.order)
-        _save(lines, options.output)
+        save(lines, options.output)
     except (OSError, ValueError) as error:
         print(f"fastctc lm: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _save(lines: Iterable[str], path: str) -> None:
-    """Write all of a file or nothing."""
+def save(lines: Iterable[str], path: str) -> None:
+    """Write all of an ARPA file or nothing; .gz compresses it."""
     partial = f"{path}.partial"
     opener = gzip.open if path.endswith(".gz") else open
     try:

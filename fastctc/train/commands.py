@@ -60,5 +60,5 @@ def run(args: Sequence[str]) -> int:
         raise
     if cli.subcommand == "fit" and cli.folder.is_dir():
         print(f"run folder: {cli.folder}")
-        print(f"transcribe with: fastctc predict --ckpt_path {cli.folder} FILE...")
+        print(f"transcribe with: fastctc transcribe --checkpoint {cli.folder} FILE...")
     return 0

@@ -289,6 +289,11 @@ class SpeechDataModule(pl.LightningDataModule):
         """Return the names of the sets behind ``role``, in the order of its loaders."""
         return [d.source.name for d in self._datasets[role]]
 
+    def texts(self, role: str) -> list[str]:
+        """Return the transcripts of the sets behind ``role``, of what is not left out."""
+        datasets = self._datasets[role]
+        return [d.source.entries[k].text or "" for d in datasets for k in d.keep]
+
     def _open(self, role: str) -> list[SpeechDataset]:
         paths = self.paths[role]
         if role == "predict":

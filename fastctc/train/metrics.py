@@ -1,4 +1,4 @@
-"""Greedy decoding and error rates, and what shows whether training is stuck at all-blank output."""
+"""Texts of scores and error rates, and what shows whether training is stuck at all-blank output."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fastctc.decoder import CTCDecoder
 from fastctc.train import text as alphabet
 
 
@@ -31,6 +32,12 @@ def greedy_decode(scores: Tensor, lengths: Tensor) -> list[str]:
         out.append(alphabet.decode(classes[start : start + count]))
         start += count
     return out
+
+
+def beam_decode(decoder: CTCDecoder, scores: Tensor, lengths: Tensor) -> list[str]:
+    """Return the best text of each utterance that a decoder finds; arguments as above, logits."""
+    found = decoder(scores.detach().transpose(0, 1), lengths, from_logits=True)
+    return [hypotheses[0].text if hypotheses else "" for hypotheses in found]
 
 
 @dataclasses.dataclass

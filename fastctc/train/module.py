@@ -16,6 +16,7 @@ from fastctc.train.metrics import (
     BlankStatistics,
     ErrorRates,
     StuckWatch,
+    beam_decode,
     blank_statistics,
     greedy_decode,
 )
@@ -35,6 +36,8 @@ class Evaluation:
 
     def __init__(self) -> None:
         self.rates = ErrorRates()
+        #: The same of the module's other `decoders`, by name.
+        self.others: dict[str, ErrorRates] = {}
         self.loss = 0.0
         self.utterances = 0
         #: Those whose loss counts: their text fits into their audio.
@@ -105,6 +108,8 @@ class SpeechModule(pl.LightningModule):
         self.evaluations: dict[str, Evaluation] = {}
         #: What `predict_step` decodes with; None: each frame's best class.
         self.decoder: fastctc.CTCDecoder | None = None
+        #: What evaluations decode with besides each frame's best class, by name.
+        self.decoders: dict[str, fastctc.CTCDecoder] = {}
         self._uids: list[str] = []
         self._lost_batches = 0
         self._named: set[str] = set()
@@ -225,6 +230,9 @@ class SpeechModule(pl.LightningModule):
         blank = blank_statistics(scores, lengths, int(batch.target_lengths.sum()))
         sums = self.evaluations.setdefault(name, Evaluation())
         sums.rates.add(batch.texts, texts)
+        for decoding, decoder in self.decoders.items():
+            rates = sums.others.setdefault(decoding, ErrorRates())
+            rates.add(batch.texts, beam_decode(decoder, scores, lengths))
         sums.loss += float(losses.sum())
         sums.aligned += int(alignable(lengths, batch).sum())
         sums.utterances += len(texts)
@@ -272,8 +280,7 @@ class SpeechModule(pl.LightningModule):
         if self.decoder is None:
             texts = greedy_decode(scores, lengths)
         else:
-            found = self.decoder(scores.transpose(0, 1), lengths, from_logits=True)
-            texts = [hypotheses[0].text if hypotheses else "" for hypotheses in found]
+            texts = beam_decode(self.decoder, scores, lengths)
         return [{"audio": u, "text": t} for u, t in zip(batch.uids, texts, strict=True)]
 
     def configure_optimizers(self) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastctc import cli
+from fastctc import NGramModel, cli
 from fastctc.estimate import arpa_lines
 
 pytest.importorskip("lightning", reason="lightning, of the train extra, is missing")
@@ -247,6 +247,10 @@ def test_the_demo_on_tiny_settings(capsys: pytest.CaptureFixture[str]) -> None:
     (folder,) = Path("runs/demo").iterdir()
     for word in ("heldout", "new words", "CER", "WER", str(folder / "curves.png"), "The CTC loss"):
         assert word in out
+    cells = [cell.strip() for line in out.splitlines() for cell in line.split("│")]
+    for decoding in ("greedy", "beam 50", "beam 50 + n-gram"):
+        assert cells.count(decoding) == 2, decoding
+    assert NGramModel.from_arpa(folder / "letters.arpa.gz").order == 5
     settings = json.loads(_checkpoint(folder)["fastctc_config"])
     assert settings["data"]["formant"]["seed"] == settings["seed_everything"] == 3
 
@@ -381,7 +385,7 @@ def test_a_short_run_is_logged_drawn_and_gone_on_with_without_remarks() -> None:
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
-    for command in ("demo", "fit", "validate", "test", "predict", "info"):
+    for command in ("demo", "fit", "validate", "test", "transcribe", "predict", "info"):
         assert f"\n  {command} " in out
 
 
