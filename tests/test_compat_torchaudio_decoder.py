@@ -161,33 +161,48 @@ def _next_score(model: NGramModel, words: list[str]) -> Any:
 def test_a_lexicon_allows_its_words(lexicon: str, words_arpa: str, with_model: bool) -> None:
     emissions = random_emissions(1, 5, 4, seed=3)
     model = NGramModel.from_arpa(words_arpa) if with_model else None
-    expected, words = {}, {}
+    labellings: dict[tuple[str, ...], dict[tuple[int, ...], float]] = {}
     for labels, score in enumerate_paths(emissions[0].double().numpy()).items():
         spelled = spelled_words(labels, model)
         if spelled is not None:
             lm = 0.0 if model is None else 1.3 * model.score(spelled) / math.log(10)
-            expected[labels] = score + lm + 0.7 * len(spelled)
-            words[labels] = spelled
+            total = score + lm + 0.7 * len(spelled)
+            labellings.setdefault(tuple(spelled), {})[labels] = total
     results = ctc_decoder(
         lexicon, TOKENS, words_arpa if with_model else None, lm_weight=1.3, word_score=0.7,
         nbest=500, beam_size=500,
     )(emissions)[0]  # fmt: skip
-    assert_scores(results, expected)
-    assert all(h.words == words[tuple(h.tokens.tolist())] for h in results)
+    assert_words(results, labellings)
+
+
+def assert_words(
+    results: list[compat.CTCHypothesis], labellings: dict[Any, dict[Any, float]]
+) -> None:
+    """Each sequence of words once, with the score of all its labellings and the tokens of one."""
+    assert {tuple(h.words) for h in results} == labellings.keys()
+    assert len(results) == len(labellings)
+    for h in results:
+        scores = labellings[tuple(h.words)]
+        assert h.score == pytest.approx(np.logaddexp.reduce(list(scores.values())), abs=1e-4)
+        best = max(scores.values())
+        assert scores[tuple(h.tokens.tolist())] == pytest.approx(best, abs=1e-4)
+    ranked = [h.score for h in results]
+    assert ranked == sorted(ranked, reverse=True)
 
 
 def test_unknown_words_have_a_price_and_a_name(lexicon: str) -> None:
     emissions = random_emissions(1, 4, 4, seed=4)
-    expected = {}
+    labellings: dict[tuple[str, ...], dict[tuple[int, ...], float]] = {}
     for labels, score in enumerate_paths(emissions[0].double().numpy()).items():
         parts = [p for p in "".join(TOKENS[c] for c in labels).split("|") if p]
-        known = sum(spelled_words(tuple(map(TOKENS.index, p)), None) is not None for p in parts)
-        expected[labels] = score + 0.5 * known - 2.0 * (len(parts) - known)
+        words = [(spelled_words(tuple(map(TOKENS.index, p)), None) or ["???"])[0] for p in parts]
+        unknown = words.count("???")
+        total = score + 0.5 * (len(words) - unknown) - 2.0 * unknown
+        labellings.setdefault(tuple(words), {})[labels] = total
     decoder = ctc_decoder(
         lexicon, TOKENS, word_score=0.5, unk_score=-2.0, unk_word="???", nbest=500, beam_size=500
     )
-    results = decoder(emissions)[0]
-    assert_scores(results, expected)
+    assert_words(decoder(emissions)[0], labellings)
     (best,) = ctc_decoder(lexicon, TOKENS, unk_score=-1.0, unk_word="???")(
         emissions_of("-b-a-|-a-b-")
     )[0]

@@ -8,11 +8,13 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastctc import _decode
 from fastctc._spelling import PIECE_MARK
+from fastctc.align import forced_align, merge_tokens
 from fastctc.compat._custom_lm import CTCDecoderLM, CustomSearch
 from fastctc.decoder import CTCDecoder as BeamSearch
 from fastctc.decoder import CTCStream, Hypothesis
@@ -34,6 +36,9 @@ class CTCHypothesis(NamedTuple):
         score: what the emissions, the language model and the word scores add up to: natural logs
             of the emissions, and `lm_weight` times log10 of the n-gram model.
         timesteps: (L,) int32, the first frame of each token on the most probable path.
+
+    With a lexicon a hypothesis is a sequence of words. Its score is that of all labellings in the
+    beam that spell them, with any silences; tokens and timesteps are those of the best one.
     """
 
     tokens: Tensor
@@ -50,6 +55,7 @@ class CTCDecoder:
         search: BeamSearch | CustomSearch,
         tokens: Sequence[str],
         *,
+        nbest: int,
         blank: int,
         silence: int,
         sil_score: float,
@@ -57,7 +63,7 @@ class CTCDecoder:
         has_lexicon: bool,
         legacy_timesteps: bool,
     ) -> None:
-        self.nbest = search.nbest
+        self.nbest = nbest
         self.blank = blank
         self._search = search
         self._tokens = list(tokens)
@@ -66,8 +72,8 @@ class CTCDecoder:
         self._unk_word = unk_word
         self._has_lexicon = has_lexicon
         self._legacy_timesteps = legacy_timesteps
-        self._stream: CTCStream | list[Tensor] | None = None
-        self._frames = 0
+        self._stream: CTCStream | None = None
+        self._kept: list[Tensor] | None = None  # what a stream has been given
 
     def __call__(
         self, emissions: Tensor, lengths: Tensor | None = None
@@ -79,8 +85,8 @@ class CTCDecoder:
             lengths: (N,) frames of each utterance. None: T.
 
         Returns:
-            For each utterance at most `nbest` hypotheses, best first. Where the lexicon leaves
-            none, there is an empty one with a score of -inf.
+            For each utterance at most `nbest` hypotheses, best first; with a lexicon their words
+            differ. Where the lexicon leaves none, there is an empty one with a score of -inf.
 
         Raises:
             TypeError: an argument is of the wrong type.
@@ -89,43 +95,42 @@ class CTCDecoder:
         emissions = _decode.check_emissions(emissions, (3,), len(self._tokens))
         batch, frames, _ = emissions.shape
         lengths = _decode.check_lengths(lengths, batch, frames)
-        found = self._search(self._with_silence_score(emissions), lengths)
+        emissions = self._with_silence_score(emissions)
+        found = self._search(emissions, lengths)
         return [
-            self._results(hypotheses, length)
-            for hypotheses, length in zip(found, lengths.tolist(), strict=True)
+            self._results(hypotheses, row[:length])
+            for hypotheses, row, length in zip(found, emissions, lengths.tolist(), strict=True)
         ]
 
     def decode_begin(self) -> None:
         """Begin an utterance that arrives in pieces."""
-        self._stream = [] if isinstance(self._search, CustomSearch) else self._search.stream()
-        self._frames = 0
+        self._stream = None if isinstance(self._search, CustomSearch) else self._search.stream()
+        self._kept = []
 
     def decode_step(self, emissions: Tensor) -> None:
         """Take the next frames: (T, C), of one dtype throughout the utterance."""
-        if self._stream is None:
+        if self._kept is None:
             raise RuntimeError("decode_step comes after decode_begin")
         emissions = _decode.check_emissions(emissions, (2,), len(self._tokens))
         emissions = self._with_silence_score(emissions)
-        if isinstance(self._stream, CTCStream):
+        if self._stream is not None:
             self._stream.feed(emissions)
-        else:
-            self._stream.append(emissions.clone())
-        self._frames += len(emissions)
+        self._kept.append(emissions.clone())
 
     def decode_end(self) -> None:
         """Nothing: `get_final_hypothesis` ends the text by itself, and a stream may go on."""
 
     def get_final_hypothesis(self) -> list[CTCHypothesis]:
         """At most `nbest` hypotheses of what came since `decode_begin`, best first."""
-        if self._stream is None:
+        if self._kept is None:
             raise RuntimeError("get_final_hypothesis comes after decode_begin")
-        if isinstance(self._stream, CTCStream):
+        emissions = torch.cat(self._kept) if self._kept else torch.empty((0, len(self._tokens)))
+        self._kept = [emissions]
+        if self._stream is not None:
             found = self._stream.hypotheses()
         else:
-            nothing = torch.empty((0, len(self._tokens)))
-            emissions = torch.cat(self._stream) if self._stream else nothing
             (found,) = self._search(emissions[None])
-        return self._results(found, self._frames)
+        return self._results(found, emissions)
 
     def idxs_to_tokens(self, idxs: Tensor) -> list[str]:
         """The tokens that some indices stand for."""
@@ -139,20 +144,50 @@ class CTCDecoder:
         emissions[..., self._silence] += self._sil_score
         return emissions
 
-    def _results(self, found: Sequence[Hypothesis], frames: int) -> list[CTCHypothesis]:
+    def _results(self, found: Sequence[Hypothesis], emissions: Tensor) -> list[CTCHypothesis]:
+        """The results of one utterance with its (T, C) emissions."""
+        chosen = [(hypothesis, hypothesis.score, list[str]()) for hypothesis in found]
+        if self._has_lexicon:
+            chosen = self._with_distinct_words(found)
         nothing = Hypothesis([], "", [], -math.inf, 0.0, [], [])
-        return [self._result(hypothesis, frames) for hypothesis in found or [nothing]]
+        return [
+            self._result(*one, emissions)
+            for one in chosen[: self.nbest] or [(nothing, nothing.score, [])]
+        ]
 
-    def _result(self, found: Hypothesis, frames: int) -> CTCHypothesis:
-        tokens, starts = found.tokens, [start for start, _ in found.timesteps]
+    def _with_distinct_words(
+        self, found: Iterable[Hypothesis]
+    ) -> list[tuple[Hypothesis, float, list[str]]]:
+        """For each sequence of words its best labelling, and the score of all of them together."""
+        texts: dict[tuple[str, ...], tuple[Hypothesis, float]] = {}
+        for hypothesis in found:
+            words = tuple(self._words(hypothesis))
+            best, score = texts.get(words, (hypothesis, -math.inf))
+            texts[words] = best, float(np.logaddexp(score, hypothesis.score))
+        ranked = sorted(texts.items(), key=lambda item: -item[1][1])
+        return [(best, score, list(words)) for words, (best, score) in ranked]
+
+    def _result(
+        self, found: Hypothesis, score: float, words: list[str], emissions: Tensor
+    ) -> CTCHypothesis:
+        tokens, spans = found.tokens, found.timesteps or self._spans(found.tokens, emissions)
+        starts = [start for start, _ in spans]
         if self._legacy_timesteps:
-            tokens, starts = self._between_silences(tokens, found.timesteps, frames)
+            tokens, starts = self._between_silences(tokens, spans, len(emissions))
         return CTCHypothesis(
             torch.tensor(tokens, dtype=torch.int64),
-            self._words(found),
-            found.score,
+            words,
+            score,
             torch.tensor(starts, dtype=torch.int32),
         )
+
+    def _spans(self, tokens: list[int], emissions: Tensor) -> list[tuple[int, int]]:
+        if not tokens:
+            return []
+        path, scores = forced_align(
+            emissions.cpu(), torch.tensor(tokens), blank=self.blank, on_impossible="mark"
+        )
+        return [(span.start, span.end) for span in merge_tokens(path, scores, self.blank)]
 
     def _between_silences(
         self, tokens: list[int], spans: Sequence[tuple[int, int]], frames: int
@@ -174,8 +209,6 @@ class CTCDecoder:
         return tokens, starts
 
     def _words(self, found: Hypothesis) -> list[str]:
-        if not self._has_lexicon:
-            return []
         if isinstance(self._search, CustomSearch):
             return found.words
         assert self._search.fusion is not None
@@ -250,7 +283,6 @@ def ctc_decoder(
             lm,
             blank=blank,
             silence=silence,
-            nbest=min(nbest, beam_size),
             beam_size=beam_size,
             beam_size_token=beam_size_token or None,
             beam_threshold=beam_threshold,
@@ -266,7 +298,7 @@ def ctc_decoder(
             names,
             blank=blank,
             beam_size=beam_size,
-            nbest=min(nbest, beam_size),
+            nbest=min(nbest, beam_size) if spellings is None else beam_size,
             beam_threshold=beam_threshold,
             top_k=beam_size_token or None,
             lm=lm,
@@ -276,11 +308,13 @@ def ctc_decoder(
             lexicon=None if spellings is None else Lexicon(spellings),
             unknown_score=None if spellings is None else unk_score - word_score,
             word_boundary=boundary,
+            timesteps=spellings is None,
             confidence=False,
         )
     return CTCDecoder(
         search,
         names,
+        nbest=nbest,
         blank=blank,
         silence=silence,
         sil_score=sil_score,

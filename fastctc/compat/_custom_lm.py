@@ -7,11 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from fastctc import _decode
-from fastctc.align import forced_align, merge_tokens
 from fastctc.decoder import Hypothesis
 from fastctc.reference import prefix_beam_search
 
@@ -169,7 +167,6 @@ class CustomSearch:
         *,
         blank: int,
         silence: int,
-        nbest: int,
         beam_size: int,
         beam_size_token: int | None,
         beam_threshold: float,
@@ -180,7 +177,6 @@ class CustomSearch:
         spellings: Mapping[str, Sequence[Sequence[int]]] | None,
         words: Sequence[str] | None,
     ) -> None:
-        self.nbest = nbest
         self._beam_size = beam_size
         self._beam_threshold = beam_threshold
         self._top_k = beam_size_token
@@ -204,7 +200,7 @@ class CustomSearch:
         )
 
     def __call__(self, emissions: Tensor, lengths: Tensor | None = None) -> list[list[Hypothesis]]:
-        """The `nbest` best hypotheses of (N, T, C) emissions."""
+        """All that the beam ends with for (N, T, C) emissions, best first, without timesteps."""
         batch, frames, _ = emissions.shape
         ends = _decode.check_lengths(lengths, batch, frames).tolist()
         rows = emissions.double().cpu()
@@ -220,21 +216,13 @@ class CustomSearch:
             fusion=self._rules,
         )
         hypotheses = []
-        for tokens, score, lm_score in found[: self.nbest]:
+        for tokens, score, lm_score in found:
             words = [] if self._rules.root is None else self._rules.words(tokens)
             names = [self._names[word] for word in words]
-            times = self._times(emissions, tokens)
             hypotheses.append(
-                Hypothesis(list(tokens), " ".join(names), names, score, lm_score, times, [])
+                Hypothesis(list(tokens), " ".join(names), names, score, lm_score, [], [])
             )
         return hypotheses
-
-    def _times(self, emissions: Tensor, tokens: Sequence[int]) -> list[tuple[int, int]]:
-        if not tokens:
-            return []
-        target = torch.tensor(tokens)
-        path, scores = forced_align(emissions, target, blank=self._blank)
-        return [(span.start, span.end) for span in merge_tokens(path, scores, self._blank)]
 
 
 def _trie(

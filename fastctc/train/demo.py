@@ -126,9 +126,10 @@ def _summary(cli: TrainCLI, tuned: Tuned, share: float, training: float, testing
         "strings of known words; new words: such speakers and words that training never saw."
     )
     print(
-        f"n-gram: letters, up to {ORDER} in a row, counted in the training texts. Of the weights\n"
-        f"{', '.join(f'{w:g}' for w in WEIGHTS)} it has the one with the lowest CER on the "
-        f"validation set,\nwhose words are known ones: {tuned.weight:g} ({percent(tuned.cer)})."
+        f"n-gram: letters, up to {ORDER} in a row, counted in the training texts. Its weight is "
+        f"{tuned.weight:g}, which\nof {', '.join(f'{w:g}' for w in WEIGHTS[:-1])} and "
+        f"{WEIGHTS[-1]:g} gives the lowest CER on the validation set ({percent(tuned.cer)}),\n"
+        "whose words are known ones."
     )
     for name, evaluation in evaluations.items():
         print(ngram_verdict(name, evaluation.rates.wer, list(evaluation.others.values())[-1].wer))
