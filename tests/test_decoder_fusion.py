@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import threading
 from typing import Any
 
 import decoder_cases as cases
@@ -146,6 +147,49 @@ def test_streams_and_pickles_keep_the_models() -> None:
     for start in range(0, 40, 7):
         stream.feed(emissions[0, start : start + 7])
     assert stream.hypotheses() == whole
+
+
+def test_memory_does_not_grow_with_models_and_streams() -> None:
+    resource = pytest.importorskip("resource", reason="reads the peak memory of a Unix process")
+    search = CTCDecoder(TOKENS, beam_size=8, nbest=2, **OPTIONS["all"])
+    emissions = torch.from_numpy(cases.random_log_probs(np.random.default_rng(6), 12, 6))[None]
+
+    def call() -> None:
+        search(emissions)
+        stream = search.stream()
+        stream.feed(emissions[0])
+        stream.hypotheses()
+
+    for _ in range(300):
+        call()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(5_000):
+        call()
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 4096  # KiB: 10,000 searches that kept 1 KiB each would have taken 10 MiB
+
+
+def test_one_decoder_with_models_serves_many_threads() -> None:
+    search = CTCDecoder(TOKENS, beam_size=9, nbest=3, **OPTIONS["all"])
+    inputs = [
+        torch.from_numpy(cases.random_log_probs(np.random.default_rng(k), 20, 6))[None]
+        for k in range(4)
+    ]
+    expected = [search(emissions) for emissions in inputs]
+    right: list[bool] = []
+
+    def work(k: int) -> None:
+        for _ in range(20):
+            stream = search.stream()
+            stream.feed(inputs[k][0])
+            right.append([stream.hypotheses()] == search(inputs[k]) == expected[k])
+
+    workers = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert right == [True] * 80
 
 
 def test_what_cannot_be_is_said() -> None:
