@@ -394,8 +394,10 @@ def test_mistakes_get_a_sentence(tmp_path: Path, lexicon: str, words_arpa: str) 
         ctc_decoder(None, ["_", "|", "a"])
     with pytest.raises(ValueError, match=r"sil_token is '\|', which is none of the tokens"):
         ctc_decoder(None, ["-", " ", "a"])
-    with pytest.raises(ValueError, match="'a' stands twice among the tokens"):
+    with pytest.raises(ValueError, match="'a' is listed twice"):
         ctc_decoder(None, ["-", "|", "a", "a"])
+    with pytest.raises(ValueError, match="nbest is 0: it must be at least 1"):
+        ctc_decoder(lexicon, TOKENS, nbest=0)
     with pytest.raises(TypeError, match="lm must be a path, a CTCDecoderLM or None, not int"):
         ctc_decoder(None, TOKENS, 3)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match=r"fastctc downloads nothing.*librispeech"):

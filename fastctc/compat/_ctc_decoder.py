@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, NoReturn
 
 import numpy as np
@@ -13,18 +13,21 @@ import torch
 from torch import Tensor
 
 from fastctc import _decode
-from fastctc._spelling import PIECE_MARK
-from fastctc.align import forced_align, merge_tokens
+from fastctc.align import forced_align
 from fastctc.compat._custom_lm import CTCDecoderLM, CustomSearch
+from fastctc.compat._decoder_files import (
+    Path,
+    in_indices,
+    read_lexicon,
+    read_tokens,
+    word_boundary,
+)
 from fastctc.decoder import CTCDecoder as BeamSearch
 from fastctc.decoder import CTCStream, Hypothesis
 from fastctc.lexicon import Lexicon
 from fastctc.lm import NGramModel
 
-Path = str | os.PathLike[str]
-
 _LN_10 = math.log(10)
-_UNKNOWN = "<unk>"  # no word, whatever a lexicon says of it
 
 
 class CTCHypothesis(NamedTuple):
@@ -60,6 +63,7 @@ class CTCDecoder:
         silence: int,
         sil_score: float,
         unk_word: str,
+        writes_unknown: bool,
         has_lexicon: bool,
         legacy_timesteps: bool,
     ) -> None:
@@ -70,6 +74,7 @@ class CTCDecoder:
         self._silence = silence
         self._sil_score = sil_score
         self._unk_word = unk_word
+        self._writes_unknown = writes_unknown
         self._has_lexicon = has_lexicon
         self._legacy_timesteps = legacy_timesteps
         self._stream: CTCStream | None = None
@@ -184,10 +189,16 @@ class CTCDecoder:
     def _spans(self, tokens: list[int], emissions: Tensor) -> list[tuple[int, int]]:
         if not tokens:
             return []
-        path, scores = forced_align(
+        path, _ = forced_align(
             emissions.cpu(), torch.tensor(tokens), blank=self.blank, on_impossible="mark"
         )
-        return [(span.start, span.end) for span in merge_tokens(path, scores, self.blank)]
+        spans, start = [], 0
+        for token, run in itertools.groupby(path.tolist()):
+            end = start + len(list(run))
+            if token not in (self.blank, -1):
+                spans.append((start, end))
+            start = end
+        return spans
 
     def _between_silences(
         self, tokens: list[int], spans: Sequence[tuple[int, int]], frames: int
@@ -209,7 +220,7 @@ class CTCDecoder:
         return tokens, starts
 
     def _words(self, found: Hypothesis) -> list[str]:
-        if isinstance(self._search, CustomSearch):
+        if isinstance(self._search, CustomSearch) or not self._writes_unknown:
             return found.words
         assert self._search.fusion is not None
         words = self._search.fusion.trace(found.tokens).words
@@ -263,16 +274,18 @@ def ctc_decoder(
         ValueError: an argument is out of range or does not fit the others, or a file is broken.
         OSError: a file cannot be read.
     """
-    indices = _token_indices(tokens)
+    indices = read_tokens(tokens)
     names = list({index: name for name, index in reversed(indices.items())}.values())[::-1]
     for argument, token in (("blank_token", blank_token), ("sil_token", sil_token)):
         if token not in indices:
             raise ValueError(f"{argument} is {token!r}, which is none of the tokens")
+    if nbest < 1:
+        raise ValueError(f"nbest is {nbest}: it must be at least 1")
     if lm is not None and not isinstance(lm, (str, os.PathLike, NGramModel, CTCDecoderLM)):
         raise TypeError(f"lm must be a path, a CTCDecoderLM or None, not {type(lm).__name__}")
     blank, silence = indices[blank_token], indices[sil_token]
-    spellings = None if lexicon is None else _spellings(lexicon, indices, names)
-    boundary = _boundary(names, names[silence], spellings)
+    spellings = None if lexicon is None else read_lexicon(lexicon, indices, names)
+    boundary = word_boundary(names, names[silence], spellings)
     search: BeamSearch | CustomSearch
     if isinstance(lm, CTCDecoderLM):
         if boundary != names[silence]:
@@ -290,8 +303,8 @@ def ctc_decoder(
             word_score=word_score,
             unk_score=unk_score,
             unk_word=unk_word,
-            spellings=None if spellings is None else _numbered(spellings, indices),
-            words=None if lm_dict is None else list(_token_indices(lm_dict)),
+            spellings=None if spellings is None else in_indices(spellings, indices),
+            words=None if lm_dict is None else list(read_tokens(lm_dict)),
         )
     else:
         search = BeamSearch(
@@ -319,6 +332,7 @@ def ctc_decoder(
         silence=silence,
         sil_score=sil_score,
         unk_word=unk_word,
+        writes_unknown=unk_score > -math.inf,
         has_lexicon=spellings is not None,
         legacy_timesteps=legacy_timesteps,
     )
@@ -335,71 +349,3 @@ def download_pretrained_files(model: str) -> NoReturn:
         "paths of your own lexicon, tokens and ARPA file. A kenlm binary cannot be read; take the "
         "ARPA file it was made from"
     )
-
-
-def _lines(path: Path) -> Iterable[list[str]]:
-    """The fields of each line that has any."""
-    with open(path, encoding="utf-8") as file:
-        try:
-            yield from filter(None, map(str.split, file))
-        except UnicodeDecodeError:
-            raise ValueError(f"{os.fspath(path)} is not UTF-8 text") from None
-
-
-def _token_indices(tokens: Path | Sequence[str]) -> dict[str, int]:
-    """The index of each name, in order; the names on one line of a file have one index."""
-    lines = _lines(tokens) if isinstance(tokens, (str, os.PathLike)) else [[t] for t in tokens]
-    indices: dict[str, int] = {}
-    for index, names in enumerate(lines):
-        for name in names:
-            if name in indices:
-                raise ValueError(f"{name!r} stands twice among the tokens")
-            indices[name] = index
-    return indices
-
-
-def _spellings(
-    path: Path, indices: Mapping[str, int], names: Sequence[str]
-) -> dict[str, list[list[str]]]:
-    """Each word's spellings, in the first names of their tokens."""
-    spellings: dict[str, list[list[str]]] = {}
-    for word, *spelling in _lines(path):
-        if word == _UNKNOWN:
-            continue
-        if not spelling:
-            raise ValueError(f"{os.fspath(path)}: {word!r} has no spelling")
-        if unknown := [token for token in spelling if token not in indices]:
-            raise ValueError(
-                f"{os.fspath(path)}: {word!r} is spelled with {unknown[0]!r}, which is no token"
-            )
-        spellings.setdefault(word, []).append([names[indices[token]] for token in spelling])
-    if not spellings:
-        raise ValueError(f"{os.fspath(path)}: no word in the lexicon")
-    return spellings
-
-
-def _numbered(
-    spellings: Mapping[str, list[list[str]]], indices: Mapping[str, int]
-) -> dict[str, list[list[int]]]:
-    return {
-        word: [[indices[token] for token in spelling] for spelling in ways]
-        for word, ways in spellings.items()
-    }
-
-
-def _boundary(
-    names: Sequence[str], silence: str, spellings: Mapping[str, list[list[str]]] | None
-) -> str:
-    """What stands between words: silence, or the mark that word pieces begin with."""
-    if spellings is None:
-        return silence
-    if any(silence in spelling for word in spellings.values() for spelling in word):
-        return silence
-    if any(name.startswith(PIECE_MARK) for name in names):
-        return PIECE_MARK
-    warnings.warn(
-        f"no word of the lexicon is spelled with the silence {silence!r}; fastctc takes it to "
-        "stand between words all the same, and finds no words where the network leaves it out",
-        stacklevel=3,
-    )
-    return silence
