@@ -188,6 +188,17 @@ def test_the_space_is_found_in_a_model_of_characters(tmp_path: Path) -> None:
         assert "".join(LABELS[c] for c in rows(decoder.decode(probs))[0][0]) == text
 
 
+def test_words_that_no_labels_spell_are_left_out(tmp_path: Path) -> None:
+    """Neither the blank nor a label in angle brackets lends its letters."""
+    path = tmp_path / "odd.arpa"
+    path.write_text("".join(arpa_lines([["ab", "a_b", "kab", "ba"]], 2)))
+    decoder = CTCBeamDecoder([*LABELS, "<unk>"], str(path), 0.5)
+    assert decoder.dict_size() == 2
+    probs = torch.full((1, 2, 5), 0.05)
+    probs[0, 0, 2] = probs[0, 1, 3] = 0.8
+    assert rows(decoder.decode(probs))[0][0] == (2, 3)
+
+
 def test_parameters_can_be_reset(words_arpa: str) -> None:
     probs = random_log_probs(1, 6, 4, seed=4).exp()
     decoder = CTCBeamDecoder(LABELS, words_arpa, beam_width=50)

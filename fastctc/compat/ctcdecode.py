@@ -16,6 +16,7 @@ from torch import Tensor
 from fastctc import _decode
 from fastctc._decode import DecodedBatch
 from fastctc._fusion import WRITTEN_BLANKS
+from fastctc._spelling import Spelling
 from fastctc.decoder import CTCDecoder
 from fastctc.lexicon import Lexicon
 from fastctc.lm import NGramModel
@@ -56,8 +57,10 @@ class _Decoder:
         self._model = NGramModel.from_arpa(model_path) if model_path else None
         words = [w for w in self._model.words if w not in _MODEL_OWN] if self._model else []
         self._by_label = bool(is_token_based) or all(len(word) == 1 for word in words)
-        letters = set("".join(self._labels)) - {_SPACE}
-        self._words = [] if self._by_label else [w for w in words if letters.issuperset(w)]
+        self._words: list[str] = []
+        if not self._by_label:
+            _, _, spelled = Spelling(self._labels, blank_id, _SPACE, None).letters_of(words)
+            self._words = [words[number] for number in spelled]
         self._search = self._make_search(alpha, beta)
 
     def _make_search(self, alpha: float, beta: float) -> CTCDecoder:
