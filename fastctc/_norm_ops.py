@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastctc._dispatch import is_transformed, wants_dispatcher
 from fastctc._native import _C
 from fastctc._norm import MaskOptions, NormOptions, mask_rows, statistics_shape
 from fastctc.triton import why_missing
@@ -209,3 +210,67 @@ torch.library.register_autograd(
 )
 for _name in ("spectrogram_norm_backward", "spectrogram_input_gradient"):
     torch.library.register_autograd(f"fastctc::{_name}", _no_second_derivative)
+
+
+class _Norm(torch.autograd.Function):
+    """The operator of that name for eager calls, whose generated node would cost more."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        lengths: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        masks: Tensor | None,
+        time_masks: int,
+        options: NormOptions,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        result = kernels(x.device.type).forward(
+            x, lengths, weight, bias, masks, time_masks, options
+        )
+        _save_norm(ctx, (x, lengths, weight, bias, masks, time_masks, *options), result)
+        ctx.set_materialize_grads(False)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        if grads[0] is None:
+            return (None,) * 7
+        # What differentiates the gradient again, or asks for many at once, has to see an operator.
+        if torch.is_grad_enabled() or is_transformed(grads[0]):
+            return _norm_vjp(ctx, *grads)[:7]
+        x, lengths, mean, var, weight, masks = ctx.saved_tensors
+        served, options = kernels(x.device.type), NormOptions(*ctx.options)
+        arguments = (grads[0], x, lengths, mean, var)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx, *sums = served.backward(*arguments, weight, masks, ctx.time_masks, options)
+        else:
+            sums = served.gradient_sums(*arguments, masks, ctx.time_masks, options)
+        return (dx, None, *channel_gradients(weight, *sums), None, None, None)
+
+
+def spectrogram_norm(
+    x: Tensor,
+    lengths: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    masks: Tensor | None,
+    time_masks: int,
+    options: NormOptions,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, mean and variance of a canonical batch: by the operator where something has to see it."""
+    if wants_dispatcher(x) or torch._C._are_functorch_transforms_active():
+        operator = torch.ops.fastctc.spectrogram_norm
+        by_operator: tuple[Tensor, Tensor, Tensor] = operator(
+            x, lengths, weight, bias, masks, time_masks, *options
+        )
+        return by_operator
+    arguments = (x, lengths, weight, bias, masks, time_masks, options)
+    learned = (x, weight, bias)
+    if torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in learned):
+        result: tuple[Tensor, Tensor, Tensor] = _Norm.apply(*arguments)
+        return result
+    made: tuple[Tensor, Tensor, Tensor] = kernels(x.device.type).forward(*arguments)
+    return made

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from fastctc import _norm_checks as checks
+from fastctc import _norm_ops
 from fastctc._norm import MaskOptions, NormOptions, counts
 from fastctc._norm_checks import Lengths
-from fastctc._norm_ops import channel_gradients
 
 Masks = tuple[int, int] | tuple[int, int, float]
 
@@ -93,8 +93,8 @@ def spectrogram_norm(
     bias = checks.channel_parameter("bias", bias, view, chosen, over_freq)
     drawn = checks.mask_options(time_masks, freq_masks, masks_per_channel)
     masks = None if drawn is None else _draw(view, frames, drawn, seed)
-    y, _, _ = torch.ops.fastctc.spectrogram_norm(
-        view, frames, weight, bias, masks, drawn.time_count if drawn else 0, *options
+    y, _, _ = _norm_ops.spectrogram_norm(
+        view, frames, weight, bias, masks, drawn.time_count if drawn else 0, options
     )
     return checks.restored(y, chosen)
 
@@ -267,7 +267,7 @@ class SequenceBatchNorm(nn.Module):
             )
             self._track(mean, var, count)
         elif self.training:
-            y, mean, var = torch.ops.fastctc.spectrogram_norm(view, frames, *arguments, *options)
+            y, mean, var = _norm_ops.spectrogram_norm(view, frames, *arguments, options)
             self._track(mean, var, counts(frames, tuple(view.shape), options))
         else:
             given = (s.view(shape).double() for s in (self.running_mean, self.running_var))
@@ -416,7 +416,7 @@ class _Synchronised(torch.autograd.Function):
             grads[0], x, lengths, mean, var, masks, ctx.time_masks, *ctx.options
         )
         # Gradients of weight and bias are this process's own: DDP averages them.
-        of_weight, of_bias = channel_gradients(weight, *sums)
+        of_weight, of_bias = _norm_ops.channel_gradients(weight, *sums)
         dx = None
         if ctx.needs_input_grad[0]:
             both = torch.stack(sums)
