@@ -59,9 +59,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="folder for the JSON, the tables and the picture (default: benchmarks/results; "
         "with --quick or -k: runs/benchmarks)",
     )
-    parser.add_argument(
-        "--name", help="files are NAME-SUITE.* (default: the CPU, or the date)"
-    )
+    parser.add_argument("--name", help="files are NAME-SUITE.* (default: the CPU, or the date)")
     parsed = parser.parse_args(arguments)
     try:
         parsed.suites = parse_suites(parsed.suite)

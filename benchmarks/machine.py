@@ -40,6 +40,8 @@ def describe_cpu() -> dict[str, Any]:
     flags = {flag.replace("_", ""): flag for flag in sorted(found.get("flags", []))[::-1]}
     return {
         "model": found.get("brand_raw", "unknown"),
+        "family": found.get("family"),  # models of one name differ in these two
+        "model_number": found.get("model"),
         "architecture": found.get("arch", "unknown"),
         "usable_cpus": usable_cpus(),
         "clock": found.get("hz_advertised_friendly", "unknown"),

@@ -45,10 +45,12 @@ def conditions(document: dict[str, Any]) -> str:
     machine, commit = document["machine_info"], document["commit_info"]
     cpu, build = machine["cpu"], machine["fastctc"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    generation = f" family {cpu['family']} model {cpu['model_number']}" if "family" in cpu else ""
     dirty = " with uncommitted changes" if commit.get("dirty") else ""
     return "\n".join(
         (
-            f"- CPU: {cpu['model']} ({cpu['architecture']}), {cpu['usable_cpus']} usable",
+            f"- CPU: {cpu['model']}{generation} ({cpu['architecture']}), "
+            f"{cpu['usable_cpus']} usable",
             f"- instruction sets: {' '.join(cpu['flags'])}",
             f"- fastctc {build['version']}, CPU target {build['cpu_target']} "
             f"(can run: {', '.join(build['cpu_targets']) or 'none'})",

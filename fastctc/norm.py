@@ -296,7 +296,7 @@ class SequenceBatchNorm(nn.Module):
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
         """Let a batch into the running statistics; one without a valid frame changes nothing."""
-        self.num_batches_tracked += 1
+        self.num_batches_tracked.add_(1)
         share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
         weight = torch.where(count.reshape(()) > 0, share, 0.0)
         unbiased = var * (count / (count - 1).clamp(min=1))

@@ -124,7 +124,7 @@ class Pass {
       Workspace partial(int64_t(sizeof(double)) * 2 * std::max<int64_t>(slots * features_, 1));
       double* first = static_cast<double*>(partial.data());
       double* second = first + slots * features_;
-      over_pieces(pieces, [&](int64_t n, Range range, int64_t begin, int64_t end, int64_t slot, Scratch& mine) {
+      over_pieces(pieces, false, [&](int64_t n, Range range, int64_t begin, int64_t end, int64_t slot, Scratch& mine) {
         const int64_t at = slot * features_ + g_.feature(range.plane, range.begin);
         reduce(n, range, begin, std::min(end, p_.lengths[n]), mine, first + at, second + at);
       });
@@ -140,7 +140,8 @@ class Pass {
       write_by_frames(constants);
       return;
     }
-    over_pieces(pieces, [&](int64_t n, Range range, int64_t begin, int64_t end, int64_t, Scratch& mine) {
+    // The other way round: what was read last is still in a cache.
+    over_pieces(pieces, true, [&](int64_t n, Range range, int64_t begin, int64_t end, int64_t, Scratch& mine) {
       write(n, range, begin, end, constants, mine);
     });
   }
@@ -158,13 +159,15 @@ class Pass {
   }
 
   template <class Body>
-  void over_pieces(int64_t pieces, Body body) {
+  void over_pieces(int64_t pieces, bool backwards, Body body) {
     const int64_t planes = g_.planes();
     // Where frames lie inside, features are split instead, into groups of rows.
     const int64_t width = g_.features_inside() ? g_.inner() : std::min<int64_t>(g_.inner(), kFewestFeatures);
     const int64_t parts = (g_.inner() + width - 1) / width;
     const int64_t frames = g_.features_inside() ? kFramesPerPiece : p_.shape.t;
-    for_items(threads_, p_.shape.n * pieces * planes * parts, [&](int64_t item, int thread) {
+    const int64_t items = p_.shape.n * pieces * planes * parts;
+    for_items(threads_, items, [&](int64_t drawn, int thread) {
+      const int64_t item = backwards ? items - 1 - drawn : drawn;
       const int64_t slot = item / (planes * parts), n = slot / pieces, piece = slot % pieces;
       Range range;
       range.plane = item / parts % planes;
