@@ -299,7 +299,10 @@ def norm_accuracy_section(rows: list[Row]) -> str:
         for row in rows
     ]
     head = ("input", "CPU target", "fastctc", "torch", "limit", "")
-    text = "The largest error of a float32 result against float64, in standard deviations."
+    text = (
+        "The largest error of a float32 result against float64, in standard deviations; of results "
+        "above 1, as a share of them."
+    )
     return f"## Accuracy of normalisation\n\n{text}\n\n{table(head, lines, 2)}"
 
 

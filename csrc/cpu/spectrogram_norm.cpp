@@ -413,9 +413,6 @@ int64_t run(const SpectrogramNormParams& p, bool backward) {
   const int64_t bad = first_bad_length(p);
   if (bad >= 0) return bad;
   const SpectrogramShape& s = p.shape;
-  const int64_t values = s.n * s.t * s.b * s.e * s.f;
-  if (p.out.data)
-    prefer_huge_pages(p.out.data, values * (p.dtype == DType::float64 ? 8 : p.dtype == DType::float32 ? 4 : 2));
   if (s.b * s.e * s.f == 0) return -1;
   if (p.dtype == DType::float64)
     Pass<double>(p, backward).run();
