@@ -62,7 +62,10 @@ def describe_row(row: Row) -> str:
     """A row in words, for messages."""
     match row["kind"]:
         case "norm" | "norm_memory" | "norm_accuracy":
-            return ", ".join(("normalisation", row["workload"], f"against {row['peer']}"))
+            words = ["normalisation", row["workload"], f"against {row['peer']}"]
+            words += [row["cpu_target"]] if row["cpu_target"] != "auto" else []
+            words += [f"{row['threads']} threads"] if row["threads"] > 1 else []
+            return ", ".join(words)
         case "beam":
             against = row["peer"] or "one thread"
             return f"beam search, {row['classes']} classes, beam {row['beam']}, against {against}"
