@@ -39,7 +39,7 @@ ASAN_LIBRARIES = $(shell for name in libasan.so libubsan.so libstdc++.so.6; do \
 help:
 	@echo 'make demo         set up, then train the small speech model on the built-in corpus'
 	@echo 'make test         set up, then run all tests (PYTEST_ARGS="-k name" for some)'
-	@echo 'make bench        set up, then measure against torch (BENCH_ARGS="--quick" for a short run)'
+	@echo 'make bench        set up, then measure against torch and others (BENCH_ARGS="--suite norm", "--quick")'
 	@echo 'make lint         ruff, mypy and clang-format, changing nothing'
 	@echo 'make format       let ruff and clang-format change the files'
 	@echo 'make sanitize     build the CPU kernels with ASan and UBSan and run the fuzz tests on them'

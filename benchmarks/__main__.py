@@ -1,4 +1,4 @@
-"""Run the suite and write its report: ``python -m benchmarks``."""
+"""Run the suites and write their reports: ``python -m benchmarks``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,31 @@ from benchmarks import report, rows
 
 HERE = Path(__file__).resolve().parent
 
+SUITES = {
+    "loss": "bench_ctc_loss.py",
+    "norm": "bench_spectrogram_norm.py",
+    "beam": "bench_beam_search.py",
+    "align": "bench_forced_align.py",
+}
+NO_TESTS_COLLECTED = 5  # pytest's status where -k leaves nothing of a suite
+
+
+def parse_suites(text: str) -> tuple[str, ...]:
+    """The value of --suite."""
+    names = tuple(SUITES) if text == "all" else tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in SUITES:
+            raise ValueError(f"--suite: {name!r} is none of {', '.join(SUITES)} or 'all'")
+    return names
+
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--suite",
+        default="all",
+        help=f"comma-separated suites from {', '.join(SUITES)}, or 'all' (default: %(default)s)",
+    )
     parser.add_argument("--quick", action="store_true", help="tiny shapes: a smoke test")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a target is missed")
     parser.add_argument(
@@ -37,9 +59,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="folder for the JSON, the tables and the picture (default: benchmarks/results; "
         "with --quick or -k: runs/benchmarks)",
     )
-    parser.add_argument("--name", help="file name without suffix (default: the CPU, or the date)")
+    parser.add_argument("--name", help="files are NAME-SUITE.* (default: the CPU, or the date)")
     parsed = parser.parse_args(arguments)
     try:
+        parsed.suites = parse_suites(parsed.suite)
         rows.parse_cpu_targets(parsed.cpu_targets)
         rows.parse_peers(parsed.peers)
     except ValueError as wrong:
@@ -57,7 +80,7 @@ def choose_folder(parsed: argparse.Namespace) -> Path:
 
 
 def choose_name(parsed: argparse.Namespace) -> str:
-    """File name without suffix: the machine's for a full run, else the time."""
+    """What the files of all suites begin with: the machine for a full run, else the time."""
     if parsed.name:
         return str(parsed.name)
     if parsed.quick or parsed.k:
@@ -68,13 +91,13 @@ def choose_name(parsed: argparse.Namespace) -> str:
     return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
 
 
-def run(parsed: argparse.Namespace, target: Path) -> int:
-    """Run pytest on the suite in a process of its own; returns its exit status."""
+def run(parsed: argparse.Namespace, suite: str, target: Path) -> int:
+    """Run pytest on a suite in a process of its own; returns its exit status."""
     command = [
         sys.executable,
         "-m",
         "pytest",
-        str(HERE / "bench_ctc_loss.py"),
+        str(HERE / SUITES[suite]),
         # The project's own settings are for its tests.
         "-c",
         str(HERE / "pytest.ini"),
@@ -95,16 +118,28 @@ def run(parsed: argparse.Namespace, target: Path) -> int:
     return subprocess.run(command, check=False, cwd=HERE.parent, env=environment).returncode
 
 
+def run_and_report(parsed: argparse.Namespace, suite: str, target: Path) -> int | None:
+    """The exit status of a suite, or None where it had nothing to measure."""
+    target.unlink(missing_ok=True)
+    status = run(parsed, suite, target)
+    if not target.is_file() or not json.loads(target.read_text() or "{}").get("benchmarks"):
+        target.unlink(missing_ok=True)
+        return None if status in (0, NO_TESTS_COLLECTED) else status
+    return status or report.main([str(target), *(["--check"] if parsed.check else [])])
+
+
 def main(arguments: list[str] | None = None) -> int:
     parsed = parse(arguments)
-    target = choose_folder(parsed).resolve() / f"{choose_name(parsed)}.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    status = run(parsed, target)
-    if not target.is_file() or not json.loads(target.read_text() or "{}").get("benchmarks"):
+    folder, name = choose_folder(parsed).resolve(), choose_name(parsed)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = [
+        run_and_report(parsed, suite, folder / f"{name}-{suite}.json") for suite in parsed.suites
+    ]
+    statuses = [status for status in found if status is not None]
+    if not statuses:
         print("nothing was measured", file=sys.stderr)
-        return status or 1
-    missed = report.main([str(target), *(["--check"] if parsed.check else [])])
-    return status or missed
+        return 1
+    return max(statuses)
 
 
 if __name__ == "__main__":

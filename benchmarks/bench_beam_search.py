@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from benchmarks.decoder_peers import PEERS, alphabet
@@ -28,6 +29,7 @@ from fastctc import CTCDecoder, ctc_loss
 
 FRAMES = 1000
 SHORT = 60
+ROUNDS = 7
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Row:
     peer: str | None
     tokens: int | None = None
     target: float | None = None
+
+    @property
+    def id(self) -> str:
+        peer = (self.peer or "threads").replace(" ", "-")
+        return f"C{self.classes}-beam{self.beam}-{peer}"
 
 
 FLASHLIGHT, NO_CUT, CUT, PYCTC = PEERS
@@ -131,6 +138,22 @@ def measure(row: Row, frames: int, rounds: int) -> dict[str, Any]:
     }
 
 
+def rows_of(kind: str, **options: Any) -> list[Row]:
+    """The rows of the suite."""
+    del kind, options
+    return ROWS
+
+
+def test_beam(benchmark: Any, row: Row, quick: bool) -> None:
+    """A row as ``python -m benchmarks --suite beam`` runs it."""
+    if row.peer is not None and not PEERS[row.peer].is_there():
+        pytest.skip(f"{row.peer}: pip install -r benchmarks/requirements-decoders.txt")
+    arguments = (row, SHORT, 1) if quick else (row, FRAMES, ROUNDS)
+    result = benchmark.pedantic(measure, args=arguments, rounds=1)
+    benchmark.group = "beam search"
+    benchmark.extra_info.update({"kind": "beam", "quick": quick, **result})
+
+
 def line(result: dict[str, Any]) -> str:
     name = result["peer"] or "1 thread (ours: 2, N = 16)"
     cut = f", top {result['tokens']}" if result["tokens"] else ""
@@ -143,7 +166,7 @@ def line(result: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_beam_search")
     parser.add_argument("--quick", action="store_true", help="short inputs: a smoke test")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--out", type=Path, help="store the results as JSON")
     parser.add_argument("-k", default="", help="only rows whose peer has this in its name")
     options = parser.parse_args(arguments)

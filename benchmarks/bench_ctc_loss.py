@@ -8,34 +8,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
-import time
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import accuracy, memory
-from benchmarks.interleave import Samples, choose_rounds, interleave
+from benchmarks.interleave import (
+    MOST_ROUNDS,
+    MOST_ROUNDS_OF_THREADS,
+    PAUSE,
+    QUICK_ROUNDS,
+    figures,
+    finite,
+    interleave,
+    rounds_for,
+)
 from benchmarks.peers import OURS, PEERS, Prepared
-from benchmarks.rows import Row
+from benchmarks.rows import Row, rows_of
 from benchmarks.shapes import FIXED_COST, QUICK_WORKLOADS, WORKLOADS, Shape, make_case
 
-# Seconds that the timed half of a row's rounds should take, and how many there are at least and at
-# most.
-BUDGET = 1.0
-FEWEST_ROUNDS = 5
-FEWEST_ROUNDS_OF_SLOW = 3  # where a single round takes longer than half the budget
-MOST_ROUNDS = 41
-# How long a thread takes to wake depends on what the machine's host does at that moment: the short
-# rows of two threads need as many rounds as the time allows.
-MOST_ROUNDS_OF_THREADS = 401
-QUICK_ROUNDS = 3
-
-# Worker threads of OpenMP spin for some milliseconds after a parallel region. With as many
-# threads as cores they would slow down whichever contender comes next.
-PAUSE = 0.01
+__all__ = ["rows_of"]  # conftest.py asks each suite for its rows
 
 FIXED_COST_CALLS = 200
 
@@ -65,36 +58,6 @@ def describe(row: Row, quick: bool, cpu_target: str, shape: Shape) -> dict[str, 
     }
 
 
-def figures(samples: Samples, calls: int = 1) -> dict[str, Any]:
-    """What a line of a table says about its measurement."""
-    low, high = samples.spread
-    return {
-        "rounds": len(samples.ours),
-        "calls": calls,
-        "ours_s": statistics.median(samples.ours),
-        "peer_s": statistics.median(samples.peer),
-        "ours_fastest_s": min(samples.ours),
-        "peer_fastest_s": min(samples.peer),
-        "ratio": samples.ratio,
-        "ratio_low": low,
-        "ratio_high": high,
-        "cpu_share": samples.cpu_share,
-        "peer_samples_s": rounded(samples.peer),
-        "ours_rehearsals_s": rounded(samples.our_rehearsals),
-        "peer_rehearsals_s": rounded(samples.peer_rehearsals),
-    }
-
-
-def rounded(seconds: Sequence[float]) -> list[float]:
-    """Samples as they are stored."""
-    return [float(f"{each:.4g}") for each in seconds]
-
-
-def finite(value: float) -> float | None:
-    """``value``, or None for what JSON has no number for."""
-    return value if math.isfinite(value) else None
-
-
 def check_agreement(ours: Prepared, peer: Prepared) -> None:
     """Fail where the contenders do not agree; also warms both up."""
     our_loss, our_gradient = ours.evaluate()
@@ -109,18 +72,6 @@ def check_agreement(ours: Prepared, peer: Prepared) -> None:
         pytest.fail(f"the gradients disagree by {difference}; the largest entry is {largest}")
 
 
-def rounds_for(ours: Prepared, peer: Prepared, quick: bool, most: int = MOST_ROUNDS) -> int:
-    """How many rounds fit the time that a row may take, from one warm round."""
-    if quick:
-        return QUICK_ROUNDS
-    start = time.perf_counter()
-    peer.step()
-    ours.step()
-    seconds = time.perf_counter() - start
-    fewest = FEWEST_ROUNDS if seconds < BUDGET / 2 else FEWEST_ROUNDS_OF_SLOW
-    return choose_rounds(seconds, BUDGET, fewest, most)
-
-
 def test_speed(benchmark: Any, row: Row, quick: bool, threads: int, cpu_target: str) -> None:
     peer = PEERS[row.peer]
     missing = peer.why_missing()
@@ -133,7 +84,7 @@ def test_speed(benchmark: Any, row: Row, quick: bool, threads: int, cpu_target: 
         benchmark,
         ours.step,
         theirs.step,
-        rounds=rounds_for(ours, theirs, quick),
+        rounds=rounds_for(ours.step, theirs.step, quick),
         pause=PAUSE if threads > 1 else 0.0,
         rehearse=True,
     )
@@ -150,7 +101,7 @@ def test_scaling(benchmark: Any, row: Row, quick: bool, threads: int, cpu_target
         benchmark,
         ours.step,
         ours.step,
-        rounds=rounds_for(ours, ours, quick, MOST_ROUNDS_OF_THREADS),
+        rounds=rounds_for(ours.step, ours.step, quick, MOST_ROUNDS_OF_THREADS),
         rehearse=True,
         before_ours=lambda: torch.set_num_threads(threads),
         before_peer=lambda: torch.set_num_threads(1),
@@ -180,7 +131,7 @@ def test_memory(benchmark: Any, row: Row, quick: bool, cpu_target: str) -> None:
 
     def measure_both() -> None:
         for name in (OURS.name, row.peer):
-            peaks.append(memory.measure_in_subprocess(name, row.subject, quick=quick))
+            peaks.append(memory.measure_in_subprocess("loss", name, row.subject, quick=quick))
 
     benchmark.pedantic(measure_both, rounds=1)
     shape = shape_of(row, quick)

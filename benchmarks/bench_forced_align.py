@@ -1,30 +1,25 @@
 """Forced alignment on the CPU, ours against torchaudio's or the float64 reference, one thread.
 
-    python -m pytest benchmarks/bench_forced_align.py -c benchmarks/pytest.ini --rootdir . \
-        --benchmark-json runs/forced-align.json
-
-``--quick`` takes tiny shapes. torchaudio aligns one utterance a call, so that its side is a loop
-over the batch; both start from log-probabilities, or both from logits, which torchaudio needs a
-log-softmax of. ``extra_info`` holds the ratio of the medians and its quartiles.
+Run by ``python -m benchmarks --suite align``. torchaudio aligns one utterance a call, so that its
+side is a loop over the batch; both start from log-probabilities, or both from logits, which
+torchaudio needs a log-softmax of.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
 import fastctc
-from benchmarks.bench_ctc_loss import figures
-from benchmarks.interleave import choose_rounds, interleave
+from benchmarks.interleave import figures, interleave, rounds_for
 from benchmarks.shapes import QUICK_WORKLOADS, WORKLOADS, Case, make_case
 
-BUDGET = 1.0
 SUBJECTS = ("A", "B", "C", "D", "E", "G")
 Result = tuple[torch.Tensor, torch.Tensor]
 
@@ -66,33 +61,56 @@ def reference(case: Case, log_probs: torch.Tensor, from_logits: bool) -> Callabl
 PEERS = {"torchaudio": torchaudio, "reference": reference}
 
 
-@pytest.mark.parametrize("peer", PEERS)
-@pytest.mark.parametrize("scores", ["log_probs", "logits"])
-@pytest.mark.parametrize("subject", SUBJECTS)
-def test_forced_align(benchmark: Any, subject: str, scores: str, peer: str, quick: bool) -> None:
-    if peer == "torchaudio" and importlib.util.find_spec("torchaudio") is None:
-        pytest.skip("torchaudio is not installed")
-    if peer == "reference" and scores == "logits":
-        pytest.skip("the reference is timed from log-probabilities alone")
-    case = make_case((QUICK_WORKLOADS if quick else WORKLOADS)[subject])
+@dataclass(frozen=True)
+class Row:
+    """One comparison; ``cpu_target`` "auto" is the best that the machine has."""
+
+    subject: str
+    scores: str
+    peer: str
+    kind: str = "align"
+    threads: int = 1
+    cpu_target: str = "auto"
+
+    @property
+    def id(self) -> str:
+        return f"{self.subject}-{self.scores}-{self.peer}-{self.threads}t"
+
+
+def rows_of(kind: str, *, cpu_targets: tuple[str, ...], peers: tuple[str, ...]) -> list[Row]:
+    """The rows in the order to run them in; targets and peers chosen for the loss do not matter."""
+    del kind, cpu_targets, peers
+    rows = []
+    for subject in SUBJECTS:
+        # The reference is timed from log-probabilities alone.
+        rows += [Row(subject, scores, "torchaudio") for scores in ("log_probs", "logits")]
+        rows.append(Row(subject, "log_probs", "reference"))
+    return rows
+
+
+def test_align(benchmark: Any, row: Row, quick: bool, threads: int, cpu_target: str) -> None:
+    if row.peer == "torchaudio" and importlib.util.find_spec("torchaudio") is None:
+        pytest.skip("torchaudio is not installed: pip install torchaudio")
+    case = make_case((QUICK_WORKLOADS if quick else WORKLOADS)[row.subject])
     values = case.logits.detach().transpose(0, 1).contiguous()
-    if scores == "log_probs":
+    if row.scores == "log_probs":
         values = values.log_softmax(-1)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        steps = [make(case, values, scores == "logits") for make in (ours, PEERS[peer])]
-        results = [step() for step in steps]
-        totals = [result[1].double().sum(1) for result in results]
-        torch.testing.assert_close(totals[0], totals[1], rtol=1e-5, atol=1e-3)
-        start = time.perf_counter()
-        results = [step() for step in steps]
-        seconds = time.perf_counter() - start
-        rounds = 3 if quick else choose_rounds(seconds, BUDGET, 5, 41)
-        samples = interleave(benchmark, *steps, rounds=rounds, rehearse=True)
-    finally:
-        torch.set_num_threads(threads)
-    benchmark.group = f"forced_align {subject} {scores}"
+    steps = [make(case, values, row.scores == "logits") for make in (ours, PEERS[row.peer])]
+    totals = [step()[1].double().sum(1) for step in steps]
+    torch.testing.assert_close(totals[0], totals[1], rtol=1e-5, atol=1e-3)
+    samples = interleave(benchmark, *steps, rounds=rounds_for(*steps, quick), rehearse=True)
+    benchmark.group = f"forced_align {row.subject} {row.scores}"
+    shape = case.shape
     benchmark.extra_info.update(
-        dataclasses.asdict(case.shape) | {"scores": scores, "peer": peer} | figures(samples)
+        {
+            **dataclasses.asdict(row),
+            "workload": row.subject,
+            "T": shape.frames,
+            "N": shape.batch,
+            "C": shape.classes,
+            "S": shape.labels,
+            "cpu_target_used": cpu_target,
+            "quick": quick,
+            **figures(samples),
+        }
     )

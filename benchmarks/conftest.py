@@ -34,7 +34,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     option = metafunc.config.getoption
     kind = metafunc.function.__name__.removeprefix("test_")
-    chosen = rows.rows_of(
+    chosen = metafunc.module.rows_of(
         kind,
         cpu_targets=rows.parse_cpu_targets(option("--cpu-targets")),
         peers=rows.parse_peers(option("--peers")),

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+# Seconds that the timed half of a row's rounds should take, and how many there are at least and at
+# most.
+BUDGET = 1.0
+FEWEST_ROUNDS = 5
+FEWEST_ROUNDS_OF_SLOW = 3  # where a single round takes longer than half the budget
+MOST_ROUNDS = 41
+# How long a thread takes to wake depends on what the machine's host does at that moment: the short
+# rows of two threads need as many rounds as the time allows.
+MOST_ROUNDS_OF_THREADS = 401
+QUICK_ROUNDS = 3
+
+# Worker threads of OpenMP spin for some milliseconds after a parallel region. With as many
+# threads as cores they would slow down whichever contender comes next.
+PAUSE = 0.01
 
 Step = Callable[[], object]
 
@@ -120,3 +136,45 @@ def interleave(
         tuple(rehearsals[ours]),
         tuple(rehearsals[peer]),
     )
+
+
+def rounds_for(ours: Step, peer: Step, quick: bool, most: int = MOST_ROUNDS) -> int:
+    """How many rounds fit the time that a row may take, from one warm round."""
+    if quick:
+        return QUICK_ROUNDS
+    start = time.perf_counter()
+    peer()
+    ours()
+    seconds = time.perf_counter() - start
+    fewest = FEWEST_ROUNDS if seconds < BUDGET / 2 else FEWEST_ROUNDS_OF_SLOW
+    return choose_rounds(seconds, BUDGET, fewest, most)
+
+
+def figures(samples: Samples, calls: int = 1) -> dict[str, Any]:
+    """What a line of a table says about its measurement."""
+    low, high = samples.spread
+    return {
+        "rounds": len(samples.ours),
+        "calls": calls,
+        "ours_s": statistics.median(samples.ours),
+        "peer_s": statistics.median(samples.peer),
+        "ours_fastest_s": min(samples.ours),
+        "peer_fastest_s": min(samples.peer),
+        "ratio": samples.ratio,
+        "ratio_low": low,
+        "ratio_high": high,
+        "cpu_share": samples.cpu_share,
+        "peer_samples_s": rounded(samples.peer),
+        "ours_rehearsals_s": rounded(samples.our_rehearsals),
+        "peer_rehearsals_s": rounded(samples.peer_rehearsals),
+    }
+
+
+def rounded(seconds: Sequence[float]) -> list[float]:
+    """Samples as they are stored."""
+    return [float(f"{each:.4g}") for each in seconds]
+
+
+def finite(value: float) -> float | None:
+    """``value``, or None for what JSON has no number for."""
+    return value if math.isfinite(value) else None

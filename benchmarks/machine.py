@@ -20,6 +20,9 @@ TELLING_FLAGS = re.compile(
     r"(sse4_[12]|avx.*|fma|f16c|bmi2|amx.*|asimd.*|sve.*|neon|vaes|fsrm|erms)$"
 )
 
+# What the suites of normalisation, decoding and alignment are measured against, where it is there.
+OTHER_PEERS = ("torchaudio", "flashlight-text", "fast-ctc-decode", "pyctcdecode")
+
 
 def usable_cpus() -> int:
     """CPUs that this process may run on."""
@@ -37,6 +40,8 @@ def describe_cpu() -> dict[str, Any]:
     flags = {flag.replace("_", ""): flag for flag in sorted(found.get("flags", []))[::-1]}
     return {
         "model": found.get("brand_raw", "unknown"),
+        "family": found.get("family"),  # models of one name differ in these two
+        "model_number": found.get("model"),
         "architecture": found.get("arch", "unknown"),
         "usable_cpus": usable_cpus(),
         "clock": found.get("hz_advertised_friendly", "unknown"),
@@ -49,7 +54,8 @@ def describe_cpu() -> dict[str, Any]:
 def versions(peers: Iterable[str]) -> dict[str, str]:
     """Versions of what is measured, by distribution name, as far as it is installed."""
     found = {"torch": torch.__version__, "numpy": np.__version__}
-    for name in chain.from_iterable(PEERS[peer].distributions for peer in peers):
+    of_loss = chain.from_iterable(PEERS[peer].distributions for peer in peers)
+    for name in chain(of_loss, OTHER_PEERS):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found.setdefault(name, metadata.version(name))
     return found

@@ -1,6 +1,6 @@
-"""Peak memory of one loss and gradient, measured in a process of its own (Linux only).
+"""Peak memory of one forward and backward pass, in a process of its own (Linux only).
 
-Run as ``python -m benchmarks.memory CONTENDER WORKLOAD``: prints one line of JSON.
+Run as ``python -m benchmarks.memory SUITE CONTENDER WORKLOAD``: prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -35,24 +36,44 @@ def _status_bytes(field: str) -> int:
     raise RuntimeError(f"{STATUS} has no field {field}")
 
 
-def peak_of_step(contender: str, shape: Shape) -> int:
+Step = Callable[[], object]
+
+
+def peak_of(warm_up: Callable[[], Step], prepare: Callable[[], Step]) -> int:
     """Bytes by which resident memory grew at its highest while one step ran.
 
-    The inputs are there before; the new gradient counts.
+    The inputs are there before; the new gradient counts. What libraries set up once comes with the
+    step of `warm_up`, a tiny one.
     """
-    prepare = (OURS if contender == OURS.name else PEERS[contender]).prepare
-    # A first tiny call, so that what libraries set up once is not counted.
-    prepare(make_case(Shape("warm-up", 4, 1, 4, 2, "")), "logits", "train").step()
-    step = prepare(make_case(shape), "logits", "train").step
+    warm_up()()
+    step = prepare()
     CLEAR_REFS.write_text("5")  # resets VmHWM, the peak of the resident set
     before = _status_bytes("VmRSS")
     step()
     return max(0, _status_bytes("VmHWM") - before)
 
 
-def measure_in_subprocess(contender: str, workload: str, *, quick: bool) -> int:
-    """``peak_of_step`` in a fresh interpreter on one thread."""
-    command = [sys.executable, "-m", "benchmarks.memory", contender, workload]
+def peak_of_loss(contender: str, shape: Shape) -> int:
+    prepare = (OURS if contender == OURS.name else PEERS[contender]).prepare
+    tiny = Shape("warm-up", 4, 1, 4, 2, "")
+    return peak_of(
+        lambda: prepare(make_case(tiny), "logits", "train").step,
+        lambda: prepare(make_case(shape), "logits", "train").step,
+    )
+
+
+def peak_of_norm(contender: str, workload: str, quick: bool) -> int:
+    from benchmarks.bench_spectrogram_norm import BATCHES, QUICK_BATCHES, step_of
+
+    batch = (QUICK_BATCHES if quick else BATCHES)[workload]
+    return peak_of(
+        lambda: step_of(contender, QUICK_BATCHES[workload]), lambda: step_of(contender, batch)
+    )
+
+
+def measure_in_subprocess(suite: str, contender: str, workload: str, *, quick: bool) -> int:
+    """The peak of a step in a fresh interpreter on one thread."""
+    command = [sys.executable, "-m", "benchmarks.memory", suite, contender, workload]
     finished = subprocess.run(
         command + ["--quick"] * quick,
         cwd=Path(__file__).resolve().parent.parent,
@@ -67,13 +88,17 @@ def measure_in_subprocess(contender: str, workload: str, *, quick: bool) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
-    parser.add_argument("contender", choices=[OURS.name, *PEERS])
-    parser.add_argument("workload", choices=list(WORKLOADS))
+    parser.add_argument("suite", choices=["loss", "norm"])
+    parser.add_argument("contender")
+    parser.add_argument("workload")
     parser.add_argument("--quick", action="store_true", help="use the tiny shapes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    shapes = QUICK_WORKLOADS if arguments.quick else WORKLOADS
-    peak = peak_of_step(arguments.contender, shapes[arguments.workload])
+    if arguments.suite == "norm":
+        peak = peak_of_norm(arguments.contender, arguments.workload, arguments.quick)
+    else:
+        shapes = QUICK_WORKLOADS if arguments.quick else WORKLOADS
+        peak = peak_of_loss(arguments.contender, shapes[arguments.workload])
     print(json.dumps({"peak_bytes": peak}))
 
 

@@ -1,4 +1,4 @@
-"""A picture of how many times as fast as torch the loss is."""
+"""A picture of how many times as fast as its peers fastctc is."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from matplotlib.artist import Artist
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from benchmarks.sections import describe_row
 from benchmarks.targets import target_of
 
 SERIES = (
@@ -21,6 +22,7 @@ SERIES = (
     ((2, "auto"), "2 threads", "#7fb2e5"),
     ((1, "avx2"), "1 thread, AVX2 forced", "#c9862b"),
 )
+BARS = ("norm", "beam", "align")
 PANELS = (("logits", "From logits"), ("log_probs", "From log-probabilities"))
 
 
@@ -41,8 +43,7 @@ def draw(document: dict[str, Any], path: Path) -> bool:
     panels = [(title, [row for row in rows if _chosen(row, scores)]) for scores, title in PANELS]
     panels = [(title, chosen) for title, chosen in panels if chosen]
     if not panels:
-        return False
-    machine = document["machine_info"]
+        return _draw_bars(document, [row for row in rows if row["kind"] in BARS], path)
     figure, axes = plt.subplots(
         1, len(panels), figsize=(5.2 * len(panels), 4.4), sharey=True, squeeze=False
     )
@@ -57,13 +58,55 @@ def draw(document: dict[str, Any], path: Path) -> bool:
     )
     figure.suptitle(
         "CTC loss, forward and backward, float32, against log_softmax + torch's ctc_loss\n"
-        f"{machine['cpu']['model']}, CPU target {machine['fastctc']['cpu_target']}, "
-        f"{document['datetime'][:10]}",
+        f"{_conditions(document)}",
         fontsize=11,
     )
     figure.tight_layout(rect=(0, 0.06, 1, 1))
+    _save(figure, path)
+    return True
+
+
+def _save(figure: Any, path: Path) -> None:
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def _conditions(document: dict[str, Any]) -> str:
+    machine = document["machine_info"]
+    return (
+        f"{machine['cpu']['model']}, CPU target {machine['fastctc']['cpu_target']}, "
+        f"{document['datetime'][:10]}"
+    )
+
+
+def _draw_bars(document: dict[str, Any], rows: list[dict[str, Any]], path: Path) -> bool:
+    """One bar for each comparison of one thread, its target as a line across."""
+    rows = [row for row in rows if row.get("threads", 1) == 1]
+    if not rows:
+        return False
+    figure, axis = plt.subplots(figsize=(8.5, 1.2 + 0.28 * len(rows)))
+    for place, row in enumerate(reversed(rows)):
+        axis.barh(place, row["ratio"], 0.7, color=SERIES[0][2])
+        target = None if row["quick"] else target_of(row)
+        if target is not None:
+            axis.vlines(target.limit, place - 0.4, place + 0.4, color="black", linewidth=2)
+        axis.annotate(
+            f"{row['ratio']:.1f}",
+            (row["ratio"], place),
+            textcoords="offset points",
+            xytext=(3, -3),
+            fontsize=7,
+        )
+    labels = [describe_row(row) for row in reversed(rows)]
+    axis.set_yticks(range(len(rows)), labels, fontsize=7)
+    axis.axvline(1, color="grey", linewidth=1)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_xlabel("times as fast (log scale); the black lines are targets", fontsize=8)
+    axis.set_title(_conditions(document), fontsize=9)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    _save(figure, path)
     return True
 
 

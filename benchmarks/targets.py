@@ -80,6 +80,19 @@ MEMORY = {
 ACCURACY = Target(1e-5, smaller_is_better=True)
 ACCURACY_COMBINED = Target(5e-5, smaller_is_better=True)
 
+# Peer -> times as fast, forward and backward of a batch on one thread; "sequence" is
+# SequenceBatchNorm, the others are the functions.
+NORM = {"eager": Target(6), "compiled": Target(1.3)}
+NORM_SEQUENCE = {"eager": Target(8), "gather": Target(1.5)}
+# Largest error of a float32 result against float64, in deviations or as a share of the result.
+NORM_ACCURACY = Target(4e-6, smaller_is_better=True)
+
+
+def _norm_target(row: Mapping[str, Any]) -> Target | None:
+    if row["threads"] != 1 or row["cpu_target_used"] != "avx512":
+        return None
+    return (NORM_SEQUENCE if row["workload"].startswith("sequence") else NORM).get(row["peer"])
+
 
 def _speed_target(row: Mapping[str, Any]) -> Target | None:
     if (row["mode"], row["threads"]) != ("train", 1) or row["peer"] != "torch":
@@ -102,22 +115,36 @@ def target_of(row: Mapping[str, Any]) -> Target | None:
             return MEMORY.get(row["workload"])
         case "accuracy":
             return ACCURACY_COMBINED if row["case"] == "combined" else ACCURACY
+        case "norm":
+            return _norm_target(row)
+        case "norm_accuracy":
+            return NORM_ACCURACY
+        case "beam":  # stands beside the row's other options
+            return None if row["target"] is None else Target(row["target"])
+        case "norm_memory" | "align":
+            return None
     raise ValueError(f"unknown kind of row: {row['kind']!r}")
 
 
 def values_of(row: Mapping[str, Any]) -> tuple[float, ...]:
     """The figures of a row that its target is about; all of them have to reach it."""
     match row["kind"]:
-        case "speed" | "scaling":
+        case "speed" | "scaling" | "norm" | "beam" | "align":
             return (row["ratio"],)
         case "fixed_cost":
             return (row["ours_s"] * 1e6,)
         case "memory":
             return (row["ours_bytes"] / row["gradient_bytes"],)
         case "accuracy":
-            errors = (row["ours_loss_error"], row["ours_gradient_error"])
-            return tuple(math.nan if error is None else error for error in errors)
+            return _errors(row["ours_loss_error"], row["ours_gradient_error"])
+        case "norm_accuracy":
+            return _errors(row["ours_error"])
     raise ValueError(f"unknown kind of row: {row['kind']!r}")
+
+
+def _errors(*found: float | None) -> tuple[float, ...]:
+    """Errors as numbers; None is what JSON has for NaN."""
+    return tuple(math.nan if error is None else error for error in found)
 
 
 def verdict(row: Mapping[str, Any]) -> str | None:

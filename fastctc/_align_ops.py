@@ -13,8 +13,9 @@ from torch import Tensor
 from fastctc import _checks, _cpu, config
 from fastctc._backends import BACKENDS
 from fastctc._cuda import Cuda
+from fastctc._dispatch import wants_dispatcher
 from fastctc._native import _C
-from fastctc.loss import _wants_dispatcher, unserved_transform
+from fastctc.loss import unserved_transform
 
 Status = tuple[int, int, int, int]
 
@@ -313,7 +314,7 @@ def forced_align(
     options: AlignOptions,
 ) -> tuple[Tensor, Tensor]:
     """Paths and scores of checked arguments."""
-    if _wants_dispatcher(log_probs):
+    if wants_dispatcher(log_probs):
         result: tuple[Tensor, Tensor] = torch.ops.fastctc.forced_align(
             log_probs, targets, input_lengths, target_lengths, *options
         )

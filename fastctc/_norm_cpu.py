@@ -7,12 +7,28 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from fastctc._checks import DTYPE_CODES
 from fastctc._native import _C
 from fastctc._norm import MaskOptions, NormOptions, mask_rows, statistics_shape
 
 NO_STRIDES = (0, 0, 0, 0, 0)
+# Results from here on lie in memory that the library keeps: for less, nothing is gained.
+LEAST_KEPT_BYTES = 1 << 20
+DLPACK_CODES = {torch.bfloat16: 4}  # of the others: 2, as of all floats
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    """``torch.empty_like``; where that is large, in memory of results that were freed before."""
+    size = x.element_size()
+    if x.numel() * size < LEAST_KEPT_BYTES:
+        return torch.empty_like(x)
+    assert _C is not None
+    strides = torch.empty_like(x, device="meta").stride()
+    code = DLPACK_CODES.get(x.dtype, 2)
+    y: Tensor = from_dlpack(_C.empty_output(tuple(x.shape), strides, code, 8 * size))
+    return y
 
 
 def _has_adjacent_bins(x: Tensor) -> bool:
@@ -143,7 +159,7 @@ def normalise(
     options: NormOptions,
 ) -> Tensor:
     """y from given statistics."""
-    y = torch.empty_like(x)
+    y = _empty_like(x)
     _call(
         False, x, y, None, lengths, weight, bias, masks, time_masks, (mean, var), None, False,
         options,
@@ -161,7 +177,7 @@ def forward(
     options: NormOptions,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean and var."""
-    y, statistics = torch.empty_like(x), _statistics(x, options)
+    y, statistics = _empty_like(x), _statistics(x, options)
     _call(
         False, x, y, None, lengths, weight, bias, masks, time_masks, statistics, None, True,
         options,
@@ -202,7 +218,7 @@ def input_gradient(
     options: NormOptions,
 ) -> Tensor:
     """The gradient of x."""
-    dx = torch.empty_like(x)
+    dx = _empty_like(x)
     sums = None if mean_sum is None or mean_dot is None else (mean_sum, mean_dot)
     _call(
         True, x, dx, grad, lengths, weight, None, masks, time_masks, (mean, var), sums, False,
@@ -223,7 +239,7 @@ def backward(
     options: NormOptions,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradient of x, and the sums it is made of."""
-    dx, sums = torch.empty_like(x), _statistics(x, options)
+    dx, sums = _empty_like(x), _statistics(x, options)
     _call(
         True, x, dx, grad, lengths, weight, None, masks, time_masks, (mean, var), sums, True,
         options,

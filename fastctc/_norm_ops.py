@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastctc._dispatch import is_transformed, wants_dispatcher
 from fastctc._native import _C
 from fastctc._norm import MaskOptions, NormOptions, mask_rows, statistics_shape
+from fastctc._norm_checks import Layout, canonical, restored
 from fastctc.triton import why_missing
 
 _OPTIONS = "bool over_batch, bool over_freq, int log, float log_eps, float eps"
@@ -164,18 +166,33 @@ def _save_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, 
     ctx.save_for_backward(x, lengths, mean, var, weight, masks)
 
 
-def _norm_vjp(ctx: Any, grad: Tensor, *of_statistics: Any) -> tuple[Tensor | None, ...]:
-    x, lengths, mean, var, weight, masks = ctx.saved_tensors
+class _ByOperator:
+    """Those of the kernels that a backward pass calls, by way of torch's dispatcher."""
+
+    @staticmethod
+    def backward(*arguments: Any) -> Any:
+        return torch.ops.fastctc.spectrogram_norm_backward(*arguments[:-1], *arguments[-1])
+
+    @staticmethod
+    def gradient_sums(*arguments: Any) -> Any:
+        return torch.ops.fastctc.spectrogram_gradient_sums(*arguments[:-1], *arguments[-1])
+
+
+def _gradients(served: Any, ctx: Any, grad: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
+    """Those of the canonical x, weight and bias, by the functions of `served`."""
+    _, lengths, mean, var, weight, masks = ctx.saved_tensors
+    arguments, options = (grad, x, lengths, mean, var), NormOptions(*ctx.options)
     dx = None
     if ctx.needs_input_grad[0]:
-        dx, *sums = torch.ops.fastctc.spectrogram_norm_backward(
-            grad, x, lengths, mean, var, weight, masks, ctx.time_masks, *ctx.options
-        )
+        dx, *sums = served.backward(*arguments, weight, masks, ctx.time_masks, options)
     else:  # an input layer has a weight to learn, and nobody below it
-        sums = torch.ops.fastctc.spectrogram_gradient_sums(
-            grad, x, lengths, mean, var, masks, ctx.time_masks, *ctx.options
-        )
-    return (dx, None, *channel_gradients(weight, *sums), *[None] * 7)
+        sums = served.gradient_sums(*arguments, masks, ctx.time_masks, options)
+    return (dx, *channel_gradients(weight, *sums))
+
+
+def _norm_vjp(ctx: Any, grad: Tensor, *of_statistics: Any) -> tuple[Tensor | None, ...]:
+    dx, *of_channels = _gradients(_ByOperator, ctx, grad, ctx.saved_tensors[0])
+    return (dx, None, *of_channels, *[None] * 7)
 
 
 def _save_normalise(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -209,3 +226,71 @@ torch.library.register_autograd(
 )
 for _name in ("spectrogram_norm_backward", "spectrogram_input_gradient"):
     torch.library.register_autograd(f"fastctc::{_name}", _no_second_derivative)
+
+
+class _Norm(torch.autograd.Function):
+    """The operator of that name for eager calls, whose generated node would cost more.
+
+    The views between a layout and the canonical one stay inside, where nothing records them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        layout: Layout,
+        lengths: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        masks: Tensor | None,
+        time_masks: int,
+        options: NormOptions,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        view = canonical(x, layout)
+        arguments = (lengths, weight, bias, masks, time_masks)
+        result = kernels(x.device.type).forward(view, *arguments, options)
+        _save_norm(ctx, (x, *arguments, *options), result)
+        ctx.layout = layout
+        ctx.set_materialize_grads(False)
+        y, mean, var = result
+        # Detached, it is no view any more, and may be overwritten by what comes next.
+        return restored(y, layout).detach(), mean, var
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        if grads[0] is None:
+            return (None,) * 8
+        # What differentiates the gradient again, or asks for many at once, has to see an operator.
+        again = torch.is_grad_enabled() or is_transformed(grads[0])
+        x, layout = ctx.saved_tensors[0], ctx.layout
+        served = _ByOperator if again else kernels(x.device.type)
+        dx, *of_channels = _gradients(
+            served, ctx, canonical(grads[0], layout), canonical(x, layout)
+        )
+        dx = None if dx is None else restored(dx, layout)
+        return (dx, None, None, *of_channels, None, None, None)
+
+
+def spectrogram_norm(
+    x: Tensor,
+    layout: Layout,
+    lengths: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    masks: Tensor | None,
+    time_masks: int,
+    options: NormOptions,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, mean and variance of a batch: by the operator where something has to see it."""
+    arguments = (lengths, weight, bias, masks, time_masks)
+    learned = (x, weight, bias)
+    if wants_dispatcher(x) or torch._C._are_functorch_transforms_active():
+        operator = torch.ops.fastctc.spectrogram_norm
+        y, mean, var = operator(canonical(x, layout), *arguments, *options)
+    elif torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in learned):
+        result: tuple[Tensor, Tensor, Tensor] = _Norm.apply(x, layout, *arguments, options)
+        return result
+    else:
+        view = canonical(x, layout)
+        y, mean, var = kernels(x.device.type).forward(view, *arguments, options)
+    return restored(y, layout), mean, var

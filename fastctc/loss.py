@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from fastctc import _checks, _ops
 from fastctc._backends import Backend, backend_of
 from fastctc._checks import Problem
+from fastctc._dispatch import is_transformed, wants_dispatcher
 
 Lengths = Tensor | Sequence[int]
 
@@ -34,7 +35,7 @@ class _Loss(torch.autograd.Function):
         (grad_out,) = grad_outputs
         # Asked for in every backward pass, as this is what notices a change in place.
         saved = ctx.saved_tensors
-        if _is_transformed(grad_out):
+        if is_transformed(grad_out):
             return _ops.ctc_loss_backward(grad_out, saved[:4], ctx.options), None, None
         if not torch.is_grad_enabled():
             return ctx.backend.backward(saved, ctx.kept, ctx.options, grad_out), None, None
@@ -53,28 +54,6 @@ class _FirstDerivative(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         raise RuntimeError(_ops.SECOND_DERIVATIVE)
-
-
-def _is_transformed(grad_out: Tensor) -> bool:
-    """Whether `grad_out` stands for several (is_grads_batched) or is seen by torch.func."""
-    return (
-        torch._C._are_functorch_transforms_active()
-        or torch._C._functorch.is_legacy_batchedtensor(grad_out)
-    )
-
-
-def _wants_dispatcher(log_probs: Tensor) -> bool:
-    """Whether something that works by dispatching has to see the call.
-
-    That is a tracer, a dispatch mode, a tensor of its own class, or one without data.
-    """
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or type(log_probs) not in (Tensor, torch.nn.Parameter)
-        or torch._C._len_torch_dispatch_stack() > 0
-        or log_probs.is_meta
-    )
 
 
 def unserved_transform(log_probs: Tensor) -> str | None:
@@ -163,7 +142,7 @@ def ctc_loss(
     options = _checks.check_options(blank, reduction, zero_infinity, from_logits, batch_first, grad)
     _checks.check_tensors(log_probs, targets)
     input_lengths, target_lengths = _checks.lengths_as_tensors(input_lengths, target_lengths)
-    if _wants_dispatcher(log_probs):
+    if wants_dispatcher(log_probs):
         return _ops.ctc_loss(log_probs, targets, input_lengths, target_lengths, options)
     _refuse_transforms(log_probs)
     backend = backend_of(log_probs)

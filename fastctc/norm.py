@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from fastctc import _norm_checks as checks
+from fastctc import _norm_ops
+from fastctc._dispatch import wants_dispatcher
 from fastctc._norm import MaskOptions, NormOptions, counts
 from fastctc._norm_checks import Lengths
-from fastctc._norm_ops import channel_gradients
 
 Masks = tuple[int, int] | tuple[int, int, float]
 
@@ -87,16 +88,17 @@ def spectrogram_norm(
     )
     if (weight is None) != (bias is None):
         raise ValueError("weight and bias must be given together")
-    view = checks.canonical(x, chosen)
+    view = checks.canonical(x.detach(), chosen)
     frames = checks.lengths_of(view, lengths)
     weight = checks.channel_parameter("weight", weight, view, chosen, over_freq)
     bias = checks.channel_parameter("bias", bias, view, chosen, over_freq)
     drawn = checks.mask_options(time_masks, freq_masks, masks_per_channel)
     masks = None if drawn is None else _draw(view, frames, drawn, seed)
-    y, _, _ = torch.ops.fastctc.spectrogram_norm(
-        view, frames, weight, bias, masks, drawn.time_count if drawn else 0, *options
+    time_count = drawn.time_count if drawn else 0
+    y, _, _ = _norm_ops.spectrogram_norm(
+        x, chosen, frames, weight, bias, masks, time_count, options
     )
-    return checks.restored(y, chosen)
+    return y
 
 
 def _draw(x: Tensor, lengths: Tensor, options: MaskOptions, seed: int | Tensor | None) -> Tensor:
@@ -251,7 +253,7 @@ class SequenceBatchNorm(nn.Module):
     ) -> Tensor:
         layout = checks.parse_layout(self.layout)
         checks.check_input(x, layout)
-        view = checks.canonical(x, layout)
+        view = checks.canonical(x.detach(), layout)
         frames = checks.lengths_of(view, lengths)
         options = NormOptions(True, self.over_freq, log, log_eps, self.eps)
         shape = self._channel_shape(view)
@@ -261,14 +263,16 @@ class SequenceBatchNorm(nn.Module):
         if self.affine:
             weight, bias = (p.view(shape[1:]).to(kind) for p in (self.weight, self.bias))
         arguments = (weight, bias, masks, drawn.time_count if drawn else 0)
-        if self.training and self._shared():
+        if self.training and not self._shared():
+            y, mean, var = _norm_ops.spectrogram_norm(x, layout, frames, *arguments, options)
+            self._track(mean, var, counts(frames, tuple(view.shape), options))
+            return y
+        view = checks.canonical(x, layout)
+        if self.training:
             y, mean, var, count = _Synchronised.apply(
                 view, frames, *arguments, options, self.process_group
             )
             self._track(mean, var, count)
-        elif self.training:
-            y, mean, var = torch.ops.fastctc.spectrogram_norm(view, frames, *arguments, *options)
-            self._track(mean, var, counts(frames, tuple(view.shape), options))
         else:
             given = (s.view(shape).double() for s in (self.running_mean, self.running_var))
             y = torch.ops.fastctc.spectrogram_normalise(view, frames, *given, *arguments, *options)
@@ -296,13 +300,19 @@ class SequenceBatchNorm(nn.Module):
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
         """Let a batch into the running statistics; one without a valid frame changes nothing."""
-        self.num_batches_tracked += 1
+        self.num_batches_tracked.add_(1)
         share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
-        weight = torch.where(count.reshape(()) > 0, share, 0.0)
-        unbiased = var * (count / (count - 1).clamp(min=1))
-        for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
-            target = new.reshape(-1).to(running.dtype)
-            running.lerp_(target, weight.to(running.dtype))
+        kind = self.running_mean.dtype
+        weight: Tensor | float
+        unbiased: Tensor | float
+        if count.device.type == "cpu" and not wants_dispatcher(count):
+            values = float(count)
+            weight, unbiased = float(share) if values > 0 else 0.0, values / max(values - 1, 1)
+        else:
+            weight = torch.where(count.reshape(()) > 0, share, 0.0).to(kind)
+            unbiased = count / (count - 1).clamp(min=1)
+        self.running_mean.lerp_(mean.reshape(-1).to(kind), weight)
+        self.running_var.lerp_((var * unbiased).reshape(-1).to(kind), weight)
 
     def extra_repr(self) -> str:
         """The options, as they show in ``print(model)``."""
@@ -416,7 +426,7 @@ class _Synchronised(torch.autograd.Function):
             grads[0], x, lengths, mean, var, masks, ctx.time_masks, *ctx.options
         )
         # Gradients of weight and bias are this process's own: DDP averages them.
-        of_weight, of_bias = channel_gradients(weight, *sums)
+        of_weight, of_bias = _norm_ops.channel_gradients(weight, *sums)
         dx = None
         if ctx.needs_input_grad[0]:
             both = torch.stack(sums)

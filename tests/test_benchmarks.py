@@ -18,7 +18,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))
 
 from benchmarks import __main__ as suite  # noqa: E402
-from benchmarks import accuracy, memory, report, rows, targets  # noqa: E402
+from benchmarks import (  # noqa: E402
+    accuracy,
+    bench_beam_search,
+    bench_spectrogram_norm,
+    memory,
+    report,
+    rows,
+    targets,
+)
 from benchmarks.interleave import Samples, choose_rounds, interleave  # noqa: E402
 from benchmarks.peers import MODES, OURS, PEERS, SCORES  # noqa: E402
 from benchmarks.shapes import QUICK_WORKLOADS, WORKLOADS, Shape, make_case  # noqa: E402
@@ -186,8 +194,43 @@ def test_every_target_has_a_row() -> None:
     assert {row.subject for row in everything if row.kind == "accuracy"} >= {"combined", "survivor"}
 
 
+def test_every_target_of_normalisation_has_a_row() -> None:
+    everything = [
+        row
+        for kind in ("norm", "norm_memory", "norm_accuracy")
+        for row in bench_spectrogram_norm.rows_of(kind, cpu_targets=("auto", "avx2"), peers=())
+    ]
+    assert len({(row.kind, row.id) for row in everything}) == len(everything)
+    judged = {
+        (row.subject, row.peer)
+        for row in everything
+        if row.kind == "norm" and row.threads == 1 and row.cpu_target == "auto"
+    }
+    for subject in bench_spectrogram_norm.BATCHES:
+        by_peer = targets.NORM_SEQUENCE if subject.startswith("sequence") else targets.NORM
+        assert {(subject, peer) for peer in by_peer} <= judged
+
+
+def test_rows_of_the_beam_search_have_names_of_their_own() -> None:
+    found = bench_beam_search.rows_of("beam")
+    assert len({row.id for row in found}) == len(found)
+
+
+@pytest.mark.parametrize("subject", bench_spectrogram_norm.QUICK_BATCHES)
+def test_contenders_normalise_alike(subject: str) -> None:
+    batch = bench_spectrogram_norm.QUICK_BATCHES[subject]
+    case = bench_spectrogram_norm.Case(batch)
+    ours = case.evaluate(case.ours())
+    for name in set(bench_spectrogram_norm.peers_of(batch)) - {"compiled"}:
+        for mine, theirs in zip(ours, case.evaluate(case.peer(name)), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    case.step(case.ours())()
+    assert case.x.grad is None, "each step has to make a gradient of its own"
+
+
 @pytest.mark.parametrize(
-    ("parse", "name"), [(rows.parse_cpu_targets, "sse9"), (rows.parse_peers, "x")]
+    ("parse", "name"),
+    [(rows.parse_cpu_targets, "sse9"), (rows.parse_peers, "x"), (suite.parse_suites, "triton")],
 )
 def test_unknown_choices_are_named(parse: Any, name: str) -> None:
     with pytest.raises(ValueError, match=f"'{name}' is none of"):
@@ -259,7 +302,7 @@ def test_memory_is_the_peak_of_one_step(monkeypatch: pytest.MonkeyPatch) -> None
         return SimpleNamespace(step=step if case.shape.name == "A" else lambda: None)
 
     monkeypatch.setattr(memory, "OURS", SimpleNamespace(name="fastctc", prepare=prepare))
-    peak = memory.peak_of_step("fastctc", QUICK_WORKLOADS["A"])
+    peak = memory.peak_of_loss("fastctc", QUICK_WORKLOADS["A"])
     assert size * 0.9 < peak < size * 1.5
 
 
@@ -313,7 +356,48 @@ MEMORY_ROW = sample_row(
 )
 FIXED_ROW = sample_row(kind="fixed_cost", workload="fixed", ours_s=2e-5, peer_s=4e-5, ratio=2.0)
 SCALING_ROW = sample_row(kind="scaling", threads=2, peer="fastctc", ratio=1.9)
-for untimed in (ACCURACY_ROW, MEMORY_ROW):
+NORM_ROW = {
+    "kind": "norm",
+    "workload": "64x800x80",
+    "peer": "eager",
+    "threads": 1,
+    "cpu_target": "auto",
+    "cpu_target_used": "avx512",
+    "quick": False,
+    "ours_s": 0.004,
+    "peer_s": 0.0288,
+    "ratio": 7.2,
+    "ratio_low": 7.0,
+    "ratio_high": 7.5,
+    "cpu_share": 1.0,
+}
+SEQUENCE_ROW = NORM_ROW | {"workload": "sequence 64x800x80"}
+NORM_MEMORY_ROW = NORM_ROW | {
+    "kind": "norm_memory",
+    "input_bytes": 16 * 2**20,
+    "ours_bytes": 33 * 2**20,
+    "peer_bytes": 98 * 2**20,
+}
+NORM_ACCURACY_ROW = NORM_ROW | {
+    "kind": "norm_accuracy",
+    "workload": "ordinary",
+    "ours_error": 4e-7,
+    "peer_error": 2e-3,
+}
+BEAM_ROW = {
+    "kind": "beam",
+    "classes": 29,
+    "beam": 10,
+    "peer": "pyctcdecode, its own cuts",
+    "tokens": None,
+    "target": 80.0,
+    "ours_ms": 0.25,
+    "peer_ms": 25.0,
+    "ratio": 100.0,
+    "quick": False,
+}
+ALIGN_ROW = sample_row(kind="align", peer="torchaudio")
+for untimed in (ACCURACY_ROW, MEMORY_ROW, NORM_MEMORY_ROW, NORM_ACCURACY_ROW):
     del untimed["cpu_share"]
 
 
@@ -341,6 +425,20 @@ for untimed in (ACCURACY_ROW, MEMORY_ROW):
         (ACCURACY_ROW | {"ours_gradient_error": 2e-5}, "missed"),
         (ACCURACY_ROW | {"ours_gradient_error": None}, "missed"),
         (ACCURACY_ROW | {"ours_gradient_error": 2e-5, "case": "combined"}, "met"),
+        (NORM_ROW, "met"),
+        (NORM_ROW | {"ratio": 5.9}, "missed"),
+        (NORM_ROW | {"ratio": 1.4, "peer": "compiled"}, "met"),
+        (NORM_ROW | {"ratio": 1.0, "threads": 2}, None),
+        (NORM_ROW | {"ratio": 1.0, "cpu_target_used": "avx2"}, None),
+        (SEQUENCE_ROW, "missed"),
+        (SEQUENCE_ROW | {"ratio": 1.6, "peer": "gather"}, "met"),
+        (NORM_MEMORY_ROW, None),
+        (NORM_ACCURACY_ROW, "met"),
+        (NORM_ACCURACY_ROW | {"ours_error": None}, "missed"),
+        (BEAM_ROW, "met"),
+        (BEAM_ROW | {"ratio": 79.0}, "missed"),
+        (BEAM_ROW | {"ratio": 1.0, "target": None}, None),
+        (ALIGN_ROW, None),
     ],
 )
 def test_verdicts(row: dict[str, Any], expected: str | None) -> None:
@@ -392,7 +490,7 @@ def test_report_of_a_stored_run() -> None:
         "5 of 6 targets met, 0 of them with the stretch.",
         "- missed: speed, A, logits, forward and backward",
         "**The machine was not quiet**: 1 of 4 single-threaded rows",
-        "![How many times as fast as torch](picture.png)",
+        "![How many times as fast](picture.png)",
         "| A | 150, 32, 28, 40 | 2.00 | 246 | 29.0 | 120 - 125 | 7 | - / - | 30 | **missed** |",
         "| B | 700, 16, 29, 200 | 2.00 | 246 | 123 | 120 - 125 | 7 | - / - | 80 | met |",
         "### From logits, forward and backward, 2 threads",
@@ -404,6 +502,51 @@ def test_report_of_a_stored_run() -> None:
         "| logits | avx512 | 1.0e-08 | 3.0e-07 | 1.0e-06 | NaN | 1.0e-16 | 2.0e-13 | 1e-05 | met |",
     ):
         assert expected in text
+
+
+@pytest.mark.parametrize(
+    ("stored_rows", "title", "expected"),
+    [
+        (
+            (NORM_ROW, NORM_MEMORY_ROW, NORM_ACCURACY_ROW),
+            "spectrogram normalisation",
+            (
+                "| 64x800x80 | torch | 1 | avx512 | 4.00 | 28.8 | 7.20 | 7.00 - 7.50 |",
+                "| 64x800x80 | torch | 16.0 | 33.0 | 98.0 | 2.06 | 6.12 |",
+                "| ordinary | avx512 | 4.0e-07 | 2.0e-03 | 4e-06 | met |",
+                "The machine was quiet",
+            ),
+        ),
+        (
+            (BEAM_ROW, BEAM_ROW | {"peer": None, "ratio": 1.7, "target": 1.8}),
+            "the beam search",
+            (
+                "| pyctcdecode, its own cuts | 29 | 10 | 0.25 | 25.0 | 100 | 80 | met |",
+                "- missed: beam search, 29 classes, beam 10, against one thread",
+                "nothing about how quiet",
+            ),
+        ),
+        (
+            (ALIGN_ROW,),
+            "forced alignment",
+            ("| B | 700, 16, 29, 200 | logits | torchaudio | 2.00 | 246 | 123 | 120 - 125 |",),
+        ),
+    ],
+)
+def test_report_of_the_other_suites(
+    stored_rows: tuple[dict[str, Any], ...], title: str, expected: tuple[str, ...]
+) -> None:
+    text = report.render(stored(*stored_rows))
+    assert text.startswith(f"# fastctc beside its peers: {title} on the CPU")
+    for part in expected:
+        assert part in text
+
+
+@pytest.mark.parametrize("row", [NORM_ROW, BEAM_ROW, ALIGN_ROW])
+def test_other_suites_have_a_picture(tmp_path: Path, row: dict[str, Any]) -> None:
+    plot = pytest.importorskip("benchmarks.plot", reason="the picture needs fastctc[bench]")
+    assert plot.draw(stored(row), tmp_path / "run.png")
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_report_of_a_trial_run_judges_nothing() -> None:
@@ -439,7 +582,7 @@ def test_suite_runs_on_tiny_shapes(tmp_path: Path) -> None:
     wanted = "(test_speed and A and 1t) or test_fixed_cost or (test_memory and A-) or peaky"
     finished = subprocess.run(
         [
-            *(sys.executable, "-m", "benchmarks", "--quick", "-k", wanted),
+            *(sys.executable, "-m", "benchmarks", "--suite=loss", "--quick", "-k", wanted),
             *(f"--out={tmp_path}", "--name=tiny"),
         ],
         cwd=ROOT,
@@ -448,7 +591,7 @@ def test_suite_runs_on_tiny_shapes(tmp_path: Path) -> None:
         check=False,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    document = json.loads((tmp_path / "tiny.json").read_text())
+    document = json.loads((tmp_path / "tiny-loss.json").read_text())
     measured = report.rows_in(document)
     assert {row["kind"] for row in measured} >= {"speed", "fixed_cost", "accuracy"}
     speed = [row for row in measured if row["kind"] == "speed"]
@@ -462,4 +605,15 @@ def test_suite_runs_on_tiny_shapes(tmp_path: Path) -> None:
         if row["kind"] == "accuracy":
             assert row["ours_gradient_error"] < 1e-5
     assert document["machine_info"]["versions"]["torch"] == torch.__version__
-    assert "the figures mean nothing" in (tmp_path / "tiny.md").read_text()
+    assert "the figures mean nothing" in (tmp_path / "tiny-loss.md").read_text()
+
+
+def test_suites_that_have_no_row_of_the_choice_are_left_out(tmp_path: Path) -> None:
+    pytest.importorskip("pytest_benchmark", reason="the suite needs fastctc[bench]")
+    wanted = "test_norm and sequence-64x800x80-gather-1t-auto and not memory"
+    options = ["--suite=norm,beam", "--quick", "-k", wanted, f"--out={tmp_path}", "--name=tiny"]
+    assert suite.main(options) == 0
+    (row,) = report.rows_in(json.loads((tmp_path / "tiny-norm.json").read_text()))
+    assert row["kind"] == "norm"
+    assert row["rounds"] == len(row["peer_samples_s"]) == 3
+    assert not (tmp_path / "tiny-beam.json").exists()

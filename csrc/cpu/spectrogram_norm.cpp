@@ -17,11 +17,13 @@ namespace {
 
 // Statistics over the batch are made of pieces of this many frames, whatever the number of threads.
 constexpr int64_t kFramesPerPiece = 256;
+// Frames of all utterances that are written together: no more than stay in a second-level cache.
 constexpr int64_t kFramesTogether = 8;
+constexpr int64_t kBytesTogether = int64_t(256) << 10;
 // The fewest features that a thread takes of an utterance: a few cache lines.
 constexpr int64_t kFewestFeatures = 64;
 // From here on results are written past the caches: they would only push out what is still needed.
-constexpr int64_t kStreamBytes = int64_t(16) << 20;
+constexpr int64_t kStreamBytes = int64_t(8) << 20;
 constexpr int64_t kPadding = 64;  // reals or doubles past the end of an array that kernels may read
 
 int64_t first_bad_length(const SpectrogramNormParams& p) {
@@ -58,7 +60,7 @@ class Pass {
   void run() {
     // Per thread: constants, scratch of the kernels, masked lanes, two numbers of each feature.
     const int64_t lanes = std::max(features_, p_.shape.t) + kPadding;
-    const int64_t bytes = int64_t(sizeof(Real)) * ((kNormConstants + 3) * stride_ + lanes) +
+    const int64_t bytes = int64_t(sizeof(Real)) * ((2 * kNormConstants + 1) * stride_ + lanes) +
                           int64_t(sizeof(double)) * 2 * (features_ + kPadding);
     std::vector<Workspace> workspaces = take_workspaces(threads_, bytes);
     std::vector<Scratch> scratch;
@@ -78,7 +80,7 @@ class Pass {
           second(first + features + kPadding),
           constants(reinterpret_cast<Real*>(second + features + kPadding)),
           kernel(constants + kNormConstants * stride),
-          keep(kernel + 3 * stride) {
+          keep(kernel + (kNormConstants + 1) * stride) {
       std::fill(constants, keep, Real(0));
     }
     double *first, *second;
@@ -122,7 +124,7 @@ class Pass {
       Workspace partial(int64_t(sizeof(double)) * 2 * std::max<int64_t>(slots * features_, 1));
       double* first = static_cast<double*>(partial.data());
       double* second = first + slots * features_;
-      over_pieces(pieces, [&](int64_t n, Range range, int64_t begin, int64_t end, int64_t slot, Scratch& mine) {
+      over_pieces(pieces, false, [&](int64_t n, Range range, int64_t begin, int64_t end, int64_t slot, Scratch& mine) {
         const int64_t at = slot * features_ + g_.feature(range.plane, range.begin);
         reduce(n, range, begin, std::min(end, p_.lengths[n]), mine, first + at, second + at);
       });
@@ -138,15 +140,18 @@ class Pass {
       write_by_frames(constants);
       return;
     }
-    over_pieces(pieces, [&](int64_t n, Range range, int64_t begin, int64_t end, int64_t, Scratch& mine) {
+    // The other way round: what was read last is still in a cache.
+    over_pieces(pieces, true, [&](int64_t n, Range range, int64_t begin, int64_t end, int64_t, Scratch& mine) {
       write(n, range, begin, end, constants, mine);
     });
   }
 
   // Where a frame of all utterances lies together in memory, it is written together.
   void write_by_frames(const Real* constants) {
-    for_items(threads_, (p_.shape.t + kFramesTogether - 1) / kFramesTogether, [&](int64_t item, int thread) {
-      const int64_t begin = item * kFramesTogether, end = std::min(begin + kFramesTogether, p_.shape.t);
+    const int64_t frame_bytes = p_.shape.n * features_ * g_.size();
+    const int64_t together = std::clamp<int64_t>(kBytesTogether / frame_bytes, 1, kFramesTogether);
+    for_items(threads_, (p_.shape.t + together - 1) / together, [&](int64_t item, int thread) {
+      const int64_t begin = item * together, end = std::min(begin + together, p_.shape.t);
       for (int64_t n = 0; n < p_.shape.n; ++n)
         for (int64_t plane = 0; plane < g_.planes(); ++plane)
           write(n, Range{plane, 0, g_.inner()}, begin, end, constants, (*scratch_)[size_t(thread)]);
@@ -154,13 +159,15 @@ class Pass {
   }
 
   template <class Body>
-  void over_pieces(int64_t pieces, Body body) {
+  void over_pieces(int64_t pieces, bool backwards, Body body) {
     const int64_t planes = g_.planes();
     // Where frames lie inside, features are split instead, into groups of rows.
     const int64_t width = g_.features_inside() ? g_.inner() : std::min<int64_t>(g_.inner(), kFewestFeatures);
     const int64_t parts = (g_.inner() + width - 1) / width;
     const int64_t frames = g_.features_inside() ? kFramesPerPiece : p_.shape.t;
-    for_items(threads_, p_.shape.n * pieces * planes * parts, [&](int64_t item, int thread) {
+    const int64_t items = p_.shape.n * pieces * planes * parts;
+    for_items(threads_, items, [&](int64_t drawn, int thread) {
+      const int64_t item = backwards ? items - 1 - drawn : drawn;
       const int64_t slot = item / (planes * parts), n = slot / pieces, piece = slot % pieces;
       Range range;
       range.plane = item / parts % planes;
@@ -406,9 +413,6 @@ int64_t run(const SpectrogramNormParams& p, bool backward) {
   const int64_t bad = first_bad_length(p);
   if (bad >= 0) return bad;
   const SpectrogramShape& s = p.shape;
-  const int64_t values = s.n * s.t * s.b * s.e * s.f;
-  if (p.out.data)
-    prefer_huge_pages(p.out.data, values * (p.dtype == DType::float64 ? 8 : p.dtype == DType::float32 ? 4 : 2));
   if (s.b * s.e * s.f == 0) return -1;
   if (p.dtype == DType::float64)
     Pass<double>(p, backward).run();

@@ -25,7 +25,7 @@ struct NormSlab {
   bool stream;       // write past the caches
   double* first;     // results of the reductions, feature by feature
   double* second;
-  void* scratch;  // for sums over rows: real[3][scratch_stride], where scratch_stride is lanes and a vector at least
+  void* scratch;  // real[kNormConstants + 1][scratch_stride], where scratch_stride is lanes and a vector at least
   int64_t scratch_stride;
 };
 

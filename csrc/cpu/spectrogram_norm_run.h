@@ -26,6 +26,7 @@ struct Norm {
   static constexpr int W = S::W;
 
   const NormSlab& s;
+  int64_t turn = s.lanes;  // lanes after which features begin anew
 
   const X* x_row(int64_t r) const { return (const X*)s.x + r * s.x_stride; }
   const X* grad_row(int64_t r) const { return (const X*)s.grad + r * s.grad_stride; }
@@ -86,75 +87,134 @@ struct Norm {
   }
 
   // ---- element by element
-  // Writes value(lane, number) to a row; past the caches, where wanted, as far as whole vectors are aligned.
-  template <class Value>
-  void write_row_of(X* out, Value value) const {
-    if (can_stream<S, X>() && s.stream && s.lanes >= 2 * W) {
-      const int64_t past = (int64_t)((uintptr_t)out % sizeof(F)) / (int64_t)sizeof(X);
-      int64_t i = past ? W - past : 0;
-      if (past) store_as<S>(out, value(0, W));
-      for (; i + W <= s.lanes; i += W) stream_as<S>(out + i, value(i, W));
-      if (i < s.lanes) store_as<S>(out + s.lanes - W, value(s.lanes - W, W));
-      return;
+  // Processors look ahead by themselves, but not from one page into the next.
+  FASTCTC_INLINE void fetch_ahead(const X* p) { FASTCTC_PREFETCH((const char*)p + 4096); }
+
+  // Calls body(norm, r) for runs of values, the r-th row of `norm` each. Features whose rows lie behind each other are
+  // one run: no row has a rest, and every line of memory is written whole.
+  template <bool by_lane, class Body>
+  void over_runs(Body body) const {
+    const bool adjoin =
+        s.x_stride == s.lanes && s.out_stride == s.lanes && (!s.grad || s.grad_stride == s.lanes) && s.lanes >= W;
+    if (by_lane && adjoin) {
+      const NormSlab one = one_run();
+      return body(Norm{one, s.lanes}, 0);
     }
-    over_lanes([&](int64_t i, int number) FASTCTC_INLINE_LAMBDA { write(out + i, number, value(i, number)); });
+    for (int64_t r = 0; r < s.rows; ++r) body(*this, r);
+  }
+  // All rows as one, beside constants and marks that begin anew behind the last lane.
+  NormSlab one_run() const {
+    NormSlab run = s;
+    run.rows = 1;
+    run.lanes = s.rows * s.lanes;
+    for (int k = 0; k < fastctc::kNormConstants; ++k)
+      copy_in_turn((const Scalar*)s.constants + k * s.constants_stride, (Scalar*)s.scratch + k * s.scratch_stride);
+    run.constants = s.scratch;
+    run.constants_stride = s.scratch_stride;
+    if (s.keep) {
+      Scalar* keep = (Scalar*)s.scratch + fastctc::kNormConstants * s.scratch_stride;
+      copy_in_turn((const typename S::Int*)s.keep, (typename S::Int*)keep);
+      run.keep = keep;
+    }
+    return run;
+  }
+  template <class T>
+  void copy_in_turn(const T* from, T* to) const {
+    for (int64_t i = 0; i < s.lanes; ++i) to[i] = from[i];
+    for (int64_t i = 0; i < W; ++i) to[s.lanes + i] = from[i];
+  }
+
+  // Writes value(i, lane, number) to out[i], where lane < turn. Only whole vectors go past the caches, where that is
+  // wanted: a line that is written both ways has to travel to memory in between.
+  template <class Value>
+  void write_run(X* out, Value value) const {
+    const bool streams = can_stream<S, X>() && s.stream;
+    int64_t i = 0, lane = 0;
+    const auto advance = [&](int number) {
+      i += number;
+      lane += number;
+      if (lane >= turn) lane -= turn;
+    };
+    const int64_t past = streams ? (int64_t)((uintptr_t)out % sizeof(F)) / (int64_t)sizeof(X) : 0;
+    if (past) {
+      const int number = (int)(s.lanes < W - past ? s.lanes : W - past);
+      store_part<S>(out, number, value(i, lane, number));
+      advance(number);
+    }
+    for (; i + W <= s.lanes; advance(W)) {
+      if (streams)
+        stream_as<S>(out + i, value(i, lane, W));
+      else
+        store_as<S>(out + i, value(i, lane, W));
+    }
+    if (i < s.lanes) store_part<S>(out + i, s.lanes - i, value(i, lane, (int)(s.lanes - i)));
   }
 
   template <bool by_lane>
   void normalise() const {
-    for (int64_t r = 0; r < s.rows; ++r) {
-      const X* x = x_row(r);
-      write_row_of(out_row(r), [&](int64_t i, int number) FASTCTC_INLINE_LAMBDA {
-        const int64_t c = by_lane ? i : r;
-        const F d = deviation<by_lane>(compress(read(x + i, number)), c);
-        return kept(constant<by_lane>(fastctc::kA, c) * d + constant<by_lane>(fastctc::kB, c), i);
+    over_runs<by_lane>([](const Norm& norm, int64_t r) {
+      const X* x = norm.x_row(r);
+      norm.write_run(norm.out_row(r), [&](int64_t i, int64_t lane, int number) FASTCTC_INLINE_LAMBDA {
+        const int64_t c = by_lane ? lane : r;
+        fetch_ahead(x + i);
+        const F d = norm.template deviation<by_lane>(norm.compress(read(x + i, number)), c);
+        const F y =
+            norm.template constant<by_lane>(fastctc::kA, c) * d + norm.template constant<by_lane>(fastctc::kB, c);
+        return norm.kept(y, lane);
       });
-    }
+    });
     if (s.stream) finish_streaming();
   }
 
   template <bool by_lane>
   void input_gradient() const {
-    for (int64_t r = 0; r < s.rows; ++r) {
-      const X* x = x_row(r);
-      const X* grad = grad_row(r);
-      write_row_of(out_row(r), [&](int64_t i, int number) FASTCTC_INLINE_LAMBDA {
-        const int64_t c = by_lane ? i : r;
+    over_runs<by_lane>([](const Norm& norm, int64_t r) {
+      const X* x = norm.x_row(r);
+      const X* grad = norm.s.grad ? norm.grad_row(r) : nullptr;
+      norm.write_run(norm.out_row(r), [&](int64_t i, int64_t lane, int number) FASTCTC_INLINE_LAMBDA {
+        const int64_t c = by_lane ? lane : r;
+        fetch_ahead(x + i);
+        if (grad) fetch_ahead(grad + i);
         const F value = read(x + i, number);
-        const F d = deviation<by_lane>(compress(value), c);
-        const F g = s.grad ? kept(read(grad + i, number), i) : S::set1(0);
-        const F share = constant<by_lane>(fastctc::kB, c) + constant<by_lane>(fastctc::kC, c) * d;
-        return slope(value, constant<by_lane>(fastctc::kA, c) * (g - share));
+        const F d = norm.template deviation<by_lane>(norm.compress(value), c);
+        const F g = grad ? norm.kept(read(grad + i, number), lane) : S::set1(0);
+        const F share =
+            norm.template constant<by_lane>(fastctc::kB, c) + norm.template constant<by_lane>(fastctc::kC, c) * d;
+        return norm.slope(value, norm.template constant<by_lane>(fastctc::kA, c) * (g - share));
       });
-    }
+    });
     if (s.stream) finish_streaming();
   }
 
   // ---- sums of each lane over the rows
-  // Rows are read from end to end, a few at a time, as they lie in memory; the sums wait in the nearest cache.
+  // A few rows are read at a time, from end to end, and the next ones fetched meanwhile, line by line as they lie in
+  // memory where they adjoin; the sums wait in the nearest cache. The lanes that are left at the end have a vector of
+  // their own, which overlaps the one before with zeros.
   template <int rows, class Terms>
   void add_rows(int64_t r, Scalar* a, Scalar* b, Terms terms) const {
-    const auto add = [&](int64_t i, int number) FASTCTC_INLINE_LAMBDA {
-      F first_sum = S::load(a + i), second_sum = S::load(b + i);
+    const auto add = [&](int64_t i, int64_t at, int number) FASTCTC_INLINE_LAMBDA {
+      F first_sum = S::load(a + at), second_sum = S::load(b + at);
       for (int k = 0; k < rows; ++k) {
         F first, second;
         terms(r + k, i, number, first, second);
         first_sum = first_sum + first;
         second_sum = second_sum + second;
       }
-      S::store(a + i, first_sum);
-      S::store(b + i, second_sum);
+      S::store(a + at, first_sum);
+      S::store(b + at, second_sum);
     };
+    const X* next = x_row(r + 2 * rows);
+    const X* next_grad = s.grad ? grad_row(r + 2 * rows) : nullptr;
+    const bool adjoin = s.x_stride == s.lanes && (!s.grad || s.grad_stride == s.lanes);
     int64_t i = 0;
     for (; i + W <= s.lanes; i += W) {
-      // Rows may lie far apart, and no processor looks ahead from one to the next.
       for (int k = 0; k < rows; ++k) {
-        FASTCTC_PREFETCH(x_row(r + rows + k) + i);
-        if (s.grad) FASTCTC_PREFETCH(grad_row(r + rows + k) + i);
+        FASTCTC_PREFETCH(next + (adjoin ? rows * i + k * W : k * s.x_stride + i));
+        if (s.grad) FASTCTC_PREFETCH(next_grad + (adjoin ? rows * i + k * W : k * s.grad_stride + i));
       }
-      add(i, W);
+      add(i, i, W);
     }
-    if (i < s.lanes) add(i, (int)(s.lanes - i));
+    if (i < s.lanes) add(i, i, (int)(s.lanes - i));
   }
 
   template <class Terms>

@@ -6,6 +6,7 @@ void bind_build_info(pybind11::module_& m);
 void bind_ctc_loss(pybind11::module_& m);
 void bind_forced_align(pybind11::module_& m);
 void bind_language_model(pybind11::module_& m);
+void bind_output_memory(pybind11::module_& m);
 void bind_spectrogram_norm(pybind11::module_& m);
 #ifdef FASTCTC_WITH_CUDA
 void bind_ctc_loss_cuda(pybind11::module_& m);
@@ -19,6 +20,7 @@ PYBIND11_MODULE(_C, m) {
   bind_ctc_loss(m);
   bind_forced_align(m);
   bind_language_model(m);
+  bind_output_memory(m);
   bind_spectrogram_norm(m);
 #ifdef FASTCTC_WITH_CUDA
   bind_ctc_loss_cuda(m);

@@ -27,7 +27,7 @@
 #define FASTCTC_INLINE static inline __attribute__((always_inline))
 #define FASTCTC_INLINE_MEMBER inline __attribute__((always_inline))
 #define FASTCTC_INLINE_LAMBDA __attribute__((always_inline))
-#define FASTCTC_PREFETCH(address) __builtin_prefetch(address)
+#define FASTCTC_PREFETCH(address) __builtin_prefetch(address, 0, 2)  // into the second-level cache
 #define FASTCTC_COPY __builtin_memcpy
 #define FASTCTC_MATH(name) __builtin_##name
 #endif
