@@ -63,14 +63,17 @@ cudaError_t run_lattice(const Call<Scalar>& call, int64_t first_row, int64_t row
   return start(lattice_kernel<Scalar, 2, true, kGradient>);
 }
 
+// Each row is taken by one of the two lattice kernels; only the device knows which.
 template <class Scalar>
 cudaError_t run_posteriors(const Call<Scalar>& call, int64_t first_row, int64_t rows) {
   const CtcLossCudaParams& p = call.p;
-  if (call.plan.general)
-    return fastctc::launch(general_lattice_kernel<Scalar>, dim3(unsigned(rows)), dim3(kGeneralThreads),
-                           size_t(call.plan.shared_bytes), cudaStream_t(p.stream), call, first_row);
+  cudaError_t error = cudaSuccess;
+  if (call.plan.long_rows > 0)
+    error = fastctc::launch(general_lattice_kernel<Scalar>, dim3(unsigned(rows)), dim3(kGeneralThreads),
+                            size_t(call.plan.general_shared_bytes), cudaStream_t(p.stream), call, first_row);
+  if (error != cudaSuccess || call.plan.longest < 0) return error;
   if (!p.shape.want_grad) return run_lattice<Scalar, false>(call, first_row, rows);
-  const cudaError_t error = run_lattice<Scalar, true>(call, first_row, rows);
+  error = run_lattice<Scalar, true>(call, first_row, rows);
   if (error != cudaSuccess) return error;
   // a few frames per warp
   const int64_t blocks = smaller(65535, larger(1, p.shape.T / (4 * kSumThreads / 32)));

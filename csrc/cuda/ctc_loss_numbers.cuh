@@ -11,19 +11,22 @@ namespace fastctc {
 namespace cuda {
 
 // Exponents count in bits relative to the product of the frames' bases (see emission), so they hardly rise above 0.
-//   An emission more than kEmission bits below its frame's base (float: 181,704 nats) counts as -inf.
-//   A path below kDeadBelow counts as impossible. No state's exponent gets below kDead, which is a dead emission's, so
-//   that the sum of two never wraps, less a total of up to 2^26 bits.
+//   An emission more than kEmission bits below its frame's base (float: 181,704 nats) counts as -inf: it has kDead.
+//   A path below kDeadBelow counts as impossible; kDead is far enough below it that a path with a dead emission is no
+//   part of any posterior. States are raised to kFloor wherever mantissas are normalised, after at most 8 emissions, so
+//   that the sum of two exponents never wraps.
+// Packed numbers have as many bits as Scalar: see pack_emission and pack_state for their fields.
 template <class Scalar>
 struct Number;
 
 template <>
 struct Number<float> {
   using Exponent = int;
+  using Bits = unsigned;
   static constexpr int kMantissaBits = 23, kBias = 127;
   static constexpr int kEmission = 1 << 18;
-  static constexpr int kDead = -(1 << 30) + (1 << 26);
-  static constexpr int kDeadBelow = -(1 << 29);
+  static constexpr int kDead = -(1 << 26), kFloor = -(1 << 29), kDeadBelow = -(1 << 25);
+  static constexpr int kStateBits = 20, kFarStateBits = 12, kFarEmissionBits = 13;
   static constexpr float kLowest = -3.402823466e38f;  // finite
 
   static __device__ __forceinline__ int bits(float x) { return __float_as_int(x); }
@@ -33,10 +36,11 @@ struct Number<float> {
 template <>
 struct Number<double> {
   using Exponent = long long;
+  using Bits = unsigned long long;
   static constexpr int kMantissaBits = 52, kBias = 1023;
   static constexpr long long kEmission = 1ll << 30;
-  static constexpr long long kDead = -(1ll << 60) + (1ll << 56);
-  static constexpr long long kDeadBelow = -(1ll << 59);
+  static constexpr long long kDead = -(1ll << 58), kFloor = -(1ll << 61), kDeadBelow = -(1ll << 57);
+  static constexpr int kStateBits = 49, kFarStateBits = 32, kFarEmissionBits = 32;
   static constexpr double kLowest = -1.7976931348623157e308;
 
   static __device__ __forceinline__ long long bits(double x) { return __double_as_longlong(x); }
@@ -109,7 +113,7 @@ __device__ __forceinline__ Scaled<Scalar> one() {
 }
 template <class Scalar>
 __device__ __forceinline__ Scaled<Scalar> dead() {
-  return {Scalar(1), Number<Scalar>::kDead};
+  return {Scalar(1), Number<Scalar>::kFloor};
 }
 
 // m * 2^d, for m >= 1 and d <= 0; further down than the type's normal range it stays at that range's end
@@ -128,17 +132,17 @@ __device__ __forceinline__ Scaled<Scalar> add(Scaled<Scalar> a, Scaled<Scalar> b
 
 template <class Scalar>
 __device__ __forceinline__ Scaled<Scalar> multiply(Scaled<Scalar> a, Scaled<Scalar> b) {
-  return {a.m * b.m, at_least(a.e + b.e, Number<Scalar>::kDead)};
+  return {a.m * b.m, a.e + b.e};
 }
 
-// a * b as a plain number, which is at most about 1: exactly 0 below the type's normal range
+// a * b as a plain number, which is at most about 1 (else it is any number): exactly 0 below the type's normal range
 template <class Scalar>
 __device__ __forceinline__ Scalar plain_product(Scaled<Scalar> a, Scaled<Scalar> b) {
   using N = Number<Scalar>;
   using Exponent = typename N::Exponent;
-  constexpr Exponent unit = Exponent(1) << N::kMantissaBits;
+  constexpr typename N::Bits unit = typename N::Bits(1) << N::kMantissaBits;
   const Exponent e = at_least<Exponent>(a.e + b.e, -N::kBias);
-  return a.m * b.m * N::value(e * unit + N::kBias * unit);
+  return a.m * b.m * N::value(Exponent((typename N::Bits(e) + N::kBias) * unit));
 }
 
 // 1 / a of a mantissa in [1, 2), again with one that is at least 1
@@ -147,14 +151,123 @@ __device__ __forceinline__ Scaled<Scalar> inverse(Scaled<Scalar> a) {
   return {Scalar(2) / a.m, -a.e - 1};
 }
 
-// mantissa back into [1, 2)
+// a number in [1, 2) from the low kMantissaBits of `bits`
+template <class Scalar>
+__device__ __forceinline__ Scalar mantissa(typename Number<Scalar>::Exponent bits) {
+  using N = Number<Scalar>;
+  using Exponent = typename N::Exponent;
+  return N::value((bits & ((Exponent(1) << N::kMantissaBits) - 1)) | (Exponent(N::kBias) << N::kMantissaBits));
+}
+
+// mantissa back into [1, 2), exponent to kFloor at least
 template <class Scalar>
 __device__ __forceinline__ Scaled<Scalar> normalised(Scaled<Scalar> a) {
   using N = Number<Scalar>;
+  const typename N::Exponent bits = N::bits(a.m);
+  return {mantissa<Scalar>(bits), at_least(a.e + (bits >> N::kMantissaBits) - N::kBias, N::kFloor)};
+}
+
+// Bits of a packed number: the sign, which says that it is out of the range that most numbers are in, `exponent` from
+// bit `at` on, and the leading bits of m's mantissa.
+template <class Scalar>
+__device__ __forceinline__ typename Number<Scalar>::Exponent pack_far(typename Number<Scalar>::Exponent exponent,
+                                                                      int at, Scalar m) {
+  using N = Number<Scalar>;
   using Exponent = typename N::Exponent;
-  const Exponent bits = N::bits(a.m), one = Exponent(N::kBias) << N::kMantissaBits;
-  const Exponent mantissa = bits & ((Exponent(1) << N::kMantissaBits) - 1);
-  return {N::value(mantissa | one), a.e + (bits >> N::kMantissaBits) - N::kBias};
+  constexpr Exponent sign = Exponent(1) << (8 * sizeof(Scalar) - 2);
+  const Exponent kept = (N::bits(m) & ((Exponent(1) << N::kMantissaBits) - 1)) >> (N::kMantissaBits - at);
+  return (exponent << at) | kept | (-sign - sign);
+}
+template <class Scalar>
+__device__ __forceinline__ Scalar far_mantissa(typename Number<Scalar>::Exponent code, int at) {
+  using Exponent = typename Number<Scalar>::Exponent;
+  return mantissa<Scalar>((code & ((Exponent(1) << at) - 1)) << (Number<Scalar>::kMantissaBits - at));
+}
+// the exponent's field of a far code, and what it is where all its bits are set
+template <class Scalar>
+__device__ __forceinline__ typename Number<Scalar>::Exponent far_field(typename Number<Scalar>::Exponent code, int at) {
+  return (code >> at) & ((typename Number<Scalar>::Exponent(1) << (8 * sizeof(Scalar) - 1 - at)) - 1);
+}
+template <class Scalar>
+__host__ __device__ constexpr typename Number<Scalar>::Exponent full_field(int at) {
+  return (typename Number<Scalar>::Exponent(1) << (8 * sizeof(Scalar) - 1 - at)) - 1;
+}
+
+// An emission, mantissa in [1, 2): the plain number where that is in the type's normal range, which is all of e^-87 and
+// above for float. What is below has the fields of a far code: how many bits below the range, all ones for a dead one;
+// its relative error of 2^-14 (double: 2^-33) is small beside a loss of 87 (708) nats or more.
+template <class Scalar>
+__device__ __forceinline__ typename Number<Scalar>::Exponent pack_emission(Scaled<Scalar> y) {
+  using N = Number<Scalar>;
+  using Exponent = typename N::Exponent;
+  if (y.e > -N::kBias) return N::bits(y.m) + y.e * (Exponent(1) << N::kMantissaBits);
+  const Exponent below = -N::kBias - y.e;
+  return pack_far(at_most(below, full_field<Scalar>(N::kFarEmissionBits)), N::kFarEmissionBits, y.m);
+}
+// with an exponent that is kBias too large, which the caller takes off a sum of three
+template <class Scalar>
+__device__ __forceinline__ Scaled<Scalar> unpack_near_emission(typename Number<Scalar>::Exponent code) {
+  return {mantissa<Scalar>(code), code >> Number<Scalar>::kMantissaBits};
+}
+template <class Scalar>
+__device__ __forceinline__ Scaled<Scalar> unpack_emission_biased(typename Number<Scalar>::Exponent code) {
+  using N = Number<Scalar>;
+  if (code >= 0) return unpack_near_emission<Scalar>(code);
+  const auto below = far_field<Scalar>(code, N::kFarEmissionBits);
+  if (below == full_field<Scalar>(N::kFarEmissionBits)) return {Scalar(1), N::kDead};
+  return {far_mantissa<Scalar>(code, N::kFarEmissionBits), -below};
+}
+template <class Scalar>
+__device__ __forceinline__ Scaled<Scalar> unpack_emission(typename Number<Scalar>::Exponent code) {
+  Scaled<Scalar> y = unpack_emission_biased<Scalar>(code);
+  y.e -= Number<Scalar>::kBias;
+  return y;
+}
+
+// States of neighbouring labels are packed relative to an exponent that all of them share, `lowest`: kNearRange - 1
+// below the largest that one of them can have. Down to it a state has kStateBits of mantissa (float: relative error
+// 5e-7); a state below has kFarStateBits (1e-4), and one still further below, by 2^19 bits (2^31), is dead.
+template <class Scalar>
+constexpr typename Number<Scalar>::Exponent kNearRange = typename Number<Scalar>::Exponent(1)
+                                                         << (8 * sizeof(Scalar) - 1 - Number<Scalar>::kStateBits);
+// More than the exponent of any mantissa that is not normalised.
+constexpr int kMantissaRoom = 32;
+
+// for a state whose exponent is at least `lowest`
+template <class Scalar>
+__device__ __forceinline__ typename Number<Scalar>::Exponent pack_near_state(Scaled<Scalar> state,
+                                                                             typename Number<Scalar>::Exponent lowest) {
+  using N = Number<Scalar>;
+  using Exponent = typename N::Exponent;
+  constexpr int dropped = N::kMantissaBits - N::kStateBits;
+  const Exponent rounded = N::bits(state.m) + (Exponent(1) << (dropped - 1));
+  return (rounded >> dropped) + (state.e - lowest - N::kBias) * (Exponent(1) << N::kStateBits);
+}
+template <class Scalar>
+__device__ __forceinline__ typename Number<Scalar>::Exponent pack_state(Scaled<Scalar> state,
+                                                                        typename Number<Scalar>::Exponent lowest) {
+  using N = Number<Scalar>;
+  if (state.e >= lowest) return pack_near_state(state, lowest);
+  const auto exponent = state.e + (N::bits(state.m) >> N::kMantissaBits) - N::kBias;
+  const auto below = lowest + kMantissaRoom - exponent;
+  return pack_far(at_most(below, full_field<Scalar>(N::kFarStateBits)), N::kFarStateBits, state.m);
+}
+template <class Scalar>
+__device__ __forceinline__ Scaled<Scalar> unpack_near_state(typename Number<Scalar>::Exponent code,
+                                                            typename Number<Scalar>::Exponent lowest) {
+  using N = Number<Scalar>;
+  using Exponent = typename N::Exponent;
+  const Exponent kept = code & ((Exponent(1) << N::kStateBits) - 1);
+  return {mantissa<Scalar>(kept << (N::kMantissaBits - N::kStateBits)), (code >> N::kStateBits) + lowest};
+}
+template <class Scalar>
+__device__ __forceinline__ Scaled<Scalar> unpack_state(typename Number<Scalar>::Exponent code,
+                                                       typename Number<Scalar>::Exponent lowest) {
+  using N = Number<Scalar>;
+  if (code >= 0) return unpack_near_state<Scalar>(code, lowest);
+  const auto below = far_field<Scalar>(code, N::kFarStateBits);
+  if (below == full_field<Scalar>(N::kFarStateBits)) return dead<Scalar>();
+  return {far_mantissa<Scalar>(code, N::kFarStateBits), lowest + kMantissaRoom - below};
 }
 
 // (e^f - 1 - f) / f^2 for |f| <= ln(2) / 2
@@ -191,7 +304,7 @@ __device__ Scaled<Scalar> emission(Scalar x, Scalar base) {
   constexpr bool single = sizeof(Scalar) == 4;
   // adding it rounds to an integer, which is then in the low bits of the sum
   constexpr Scalar rounder = Scalar(single ? 12582912.0 : 6755399441055744.0);
-  if (!(x >= base - Scalar(N::kEmission * 0.69314718055994530942))) return dead<Scalar>();
+  if (!(x >= base - Scalar(N::kEmission * 0.69314718055994530942))) return {Scalar(1), N::kDead};
   const Scalar r = x - base, back = r - x;
   const Scalar lost = (x - (r - back)) - (base + back);
   const Scalar shifted = r * Scalar(1.4426950408889634) + rounder;
