@@ -111,9 +111,8 @@ struct Chain {
     const int* const pair_class = call.scratch.pair_class + row.pairs_at;
     const int* const pair_entry = call.scratch.pair_entry + row.pairs_at;
     const int blocks = (row.frames + kBlockFrames - 1) / kBlockFrames, begin = kReverse ? blocks - 1 : 0;
-    const auto* const emissions =
-        reinterpret_cast<const EmissionRun<Scalar>*>(emissions_of(call, row, first_row)) +
-        int64_t(begin) * row.entries * kRuns;
+    const auto* const emissions = reinterpret_cast<const EmissionRun<Scalar>*>(emissions_of(call, row, first_row)) +
+                                  int64_t(begin) * row.entries * kRuns;
     emission_stride = row.entries * kRuns * (kReverse ? -1 : 1);
     blocks_to_fetch = blocks;
     blank_at = emissions;
@@ -138,10 +137,10 @@ struct Chain {
       const int64_t first_block = owner / kGroupLanes * (call.plan.frames / kBlockFrames) + begin;
       states_at = reinterpret_cast<LaneStates<Scalar, K>*>(states_of(call, row, first_row)) +
                   first_block * kBlockFrames * kGroupLanes + owner % kGroupLanes;
-      lowest_at = call.scratch.lowest +
-                  (row.groups_at - call.saved.rows[first_row].groups_at) * (call.plan.frames / kBlockFrames) *
-                      kGroupLanes +
-                  first_block * kGroupLanes + owner % kGroupLanes;
+      lowest_at =
+          call.scratch.lowest +
+          (row.groups_at - call.saved.rows[first_row].groups_at) * (call.plan.frames / kBlockFrames) * kGroupLanes +
+          first_block * kGroupLanes + owner % kGroupLanes;
     }
     if (active(labels)) {
 #pragma unroll

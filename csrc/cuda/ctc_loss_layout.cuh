@@ -156,7 +156,8 @@ template <class Scalar>
 void choose_lattice(const CtcLossCudaShape& shape, LatticePlan* plan) {
   constexpr int most_pairs = sizeof(Scalar) == 4 ? 4 : 2;
   plan->longest = smaller(shape.max_labels, 32 * kMostWarps * most_pairs - most_pairs);
-  plan->pairs_per_lane = plan->longest + 2 > 64 * kMostWarps ? 4 : 2;
+  // four where two would keep more than one warp of this row busy in each quarter of a multiprocessor
+  plan->pairs_per_lane = most_pairs == 4 && plan->longest + 2 > 4 * 32 ? 4 : 2;
   const int64_t warp_pairs = 32 * plan->pairs_per_lane;
   plan->warps = int((plan->longest + plan->pairs_per_lane + warp_pairs - 1) / warp_pairs);
   plan->shared_bytes = 4 * (plan->longest + 1) * int64_t(sizeof(Scaled<Scalar>));
@@ -201,8 +202,9 @@ int64_t choose_rows(const CtcLossCudaShape& shape, int64_t rows, LatticePlan* pl
   plan->rows = rows;
   plan->groups = plan->long_rows = 0;
   if (plan->longest >= 0)
-    plan->groups = smaller(rows * row_groups(*plan, plan->longest),
-                           (shape.total_labels + rows * (plan->pairs_per_lane + group_pairs(*plan))) / group_pairs(*plan));
+    plan->groups =
+        smaller(rows * row_groups(*plan, plan->longest),
+                (shape.total_labels + rows * (plan->pairs_per_lane + group_pairs(*plan))) / group_pairs(*plan));
   if (plan->longest < 0)
     plan->long_rows = rows;
   else if (plan->longest < shape.max_labels)

@@ -228,8 +228,8 @@ __device__ __forceinline__ Scaled<Scalar> unpack_emission(typename Number<Scalar
 // below the largest that one of them can have. Down to it a state has kStateBits of mantissa (float: relative error
 // 5e-7); a state below has kFarStateBits (1e-4), and one still further below, by 2^19 bits (2^31), is dead.
 template <class Scalar>
-constexpr typename Number<Scalar>::Exponent kNearRange = typename Number<Scalar>::Exponent(1)
-                                                         << (8 * sizeof(Scalar) - 1 - Number<Scalar>::kStateBits);
+constexpr typename Number<Scalar>::Exponent kNearRange =
+    typename Number<Scalar>::Exponent(1) << (8 * sizeof(Scalar) - 1 - Number<Scalar>::kStateBits);
 // More than the exponent of any mantissa that is not normalised.
 constexpr int kMantissaRoom = 32;
 
