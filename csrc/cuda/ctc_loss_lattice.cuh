@@ -197,8 +197,8 @@ struct Chain {
   }
 
   __device__ __forceinline__ void store_states(int f, Exponent lowest) {
-    LaneStates<Scalar, K> states;
     Scaled<Scalar> label[K];
+    Exponent packed[K];
     bool near = true;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
@@ -208,11 +208,14 @@ struct Chain {
     }
     if (near) {
 #pragma unroll
-      for (int k = 0; k < K; ++k) states.state[kReverse ? K - 1 - k : k] = pack_near_state(label[k], lowest);
+      for (int k = 0; k < K; ++k) packed[k] = pack_near_state(label[k], lowest);
     } else {
 #pragma unroll
-      for (int k = 0; k < K; ++k) states.state[kReverse ? K - 1 - k : k] = pack_state(label[k], lowest);
+      for (int k = 0; k < K; ++k) packed[k] = pack_state(label[k], lowest);
     }
+    LaneStates<Scalar, K> states;
+#pragma unroll
+    for (int k = 0; k < K; ++k) states.state[kReverse ? K - 1 - k : k] = packed[k];
     if (has_states) states_at[place(f) * kGroupLanes] = states;
   }
 
