@@ -15,7 +15,7 @@ namespace cuda {
 //   A path below kDeadBelow counts as impossible; kDead is far enough below it that a path with a dead emission is no
 //   part of any posterior. States are raised to kFloor wherever mantissas are normalised, after at most 8 emissions, so
 //   that the sum of two exponents never wraps.
-// Packed numbers have as many bits as Scalar: see pack_emission and pack_state for their fields.
+// The k...State and k...Emission are widths of the fields of packed numbers: see FarCode.
 template <class Scalar>
 struct Number;
 
@@ -26,7 +26,8 @@ struct Number<float> {
   static constexpr int kMantissaBits = 23, kBias = 127;
   static constexpr int kEmission = 1 << 18;
   static constexpr int kDead = -(1 << 26), kFloor = -(1 << 29), kDeadBelow = -(1 << 25);
-  static constexpr int kStateBits = 20, kFarStateBits = 12, kFarEmissionBits = 13;
+  static constexpr int kStateBits = 19;
+  static constexpr int kFarState = 13, kVeryFarState = 19, kFarEmission = 11, kVeryFarEmission = 18;
   static constexpr float kLowest = -3.402823466e38f;  // finite
 
   static __device__ __forceinline__ int bits(float x) { return __float_as_int(x); }
@@ -40,7 +41,8 @@ struct Number<double> {
   static constexpr int kMantissaBits = 52, kBias = 1023;
   static constexpr long long kEmission = 1ll << 30;
   static constexpr long long kDead = -(1ll << 58), kFloor = -(1ll << 61), kDeadBelow = -(1ll << 57);
-  static constexpr int kStateBits = 49, kFarStateBits = 32, kFarEmissionBits = 32;
+  static constexpr int kStateBits = 48;
+  static constexpr int kFarState = 20, kVeryFarState = 31, kFarEmission = 14, kVeryFarEmission = 31;
   static constexpr double kLowest = -1.7976931348623157e308;
 
   static __device__ __forceinline__ long long bits(double x) { return __double_as_longlong(x); }
@@ -167,42 +169,59 @@ __device__ __forceinline__ Scaled<Scalar> normalised(Scaled<Scalar> a) {
   return {mantissa<Scalar>(bits), at_least(a.e + (bits >> N::kMantissaBits) - N::kBias, N::kFloor)};
 }
 
-// Bits of a packed number: the sign, which says that it is out of the range that most numbers are in, `exponent` from
-// bit `at` on, and the leading bits of m's mantissa.
-template <class Scalar>
-__device__ __forceinline__ typename Number<Scalar>::Exponent pack_far(typename Number<Scalar>::Exponent exponent,
-                                                                      int at, Scalar m) {
+// Packed numbers are of three kinds. A near one has no sign bit. One that is further down has it, then 0 and fields of
+// kFarExponent bits and the rest; one that is very far down has 1, kVeryFarExponent bits and the rest. The fields are
+// how far it is below the range before and the leading bits of m's mantissa. All ones is 0.
+template <class Scalar, int kExponentBits>
+struct FarFields {
   using N = Number<Scalar>;
   using Exponent = typename N::Exponent;
-  constexpr Exponent sign = Exponent(1) << (8 * sizeof(Scalar) - 2);
-  const Exponent kept = (N::bits(m) & ((Exponent(1) << N::kMantissaBits) - 1)) >> (N::kMantissaBits - at);
-  return (exponent << at) | kept | (-sign - sign);
-}
-template <class Scalar>
-__device__ __forceinline__ Scalar far_mantissa(typename Number<Scalar>::Exponent code, int at) {
-  using Exponent = typename Number<Scalar>::Exponent;
-  return mantissa<Scalar>((code & ((Exponent(1) << at) - 1)) << (Number<Scalar>::kMantissaBits - at));
-}
-// the exponent's field of a far code, and what it is where all its bits are set
-template <class Scalar>
-__device__ __forceinline__ typename Number<Scalar>::Exponent far_field(typename Number<Scalar>::Exponent code, int at) {
-  return (code >> at) & ((typename Number<Scalar>::Exponent(1) << (8 * sizeof(Scalar) - 1 - at)) - 1);
-}
-template <class Scalar>
-__host__ __device__ constexpr typename Number<Scalar>::Exponent full_field(int at) {
-  return (typename Number<Scalar>::Exponent(1) << (8 * sizeof(Scalar) - 1 - at)) - 1;
-}
+  static constexpr int kKept = 8 * int(sizeof(Scalar)) - 2 - kExponentBits;  // bits of the mantissa
+  static constexpr Exponent kRange = Exponent(1) << kExponentBits;
 
-// An emission, mantissa in [1, 2): the plain number where that is in the type's normal range, which is all of e^-87 and
-// above for float. What is below has the fields of a far code: how many bits below the range, all ones for a dead one;
-// its relative error of 2^-14 (double: 2^-33) is small beside a loss of 87 (708) nats or more.
+  static __device__ __forceinline__ Exponent pack(Exponent below, Scalar m) {
+    constexpr Exponent all = (Exponent(1) << N::kMantissaBits) - 1;
+    return (below << kKept) | ((N::bits(m) & all) >> (N::kMantissaBits - kKept));
+  }
+  static __device__ __forceinline__ Exponent below(Exponent code) { return (code >> kKept) & (kRange - 1); }
+  static __device__ __forceinline__ Scalar m(Exponent code) {
+    constexpr int lost = N::kMantissaBits - kKept;  // they stand for the middle of what they may have been
+    return mantissa<Scalar>(((code & ((Exponent(1) << kKept) - 1)) << lost) | (Exponent(1) << (lost - 1)));
+  }
+};
+
+template <class Scalar, int kFarExponent, int kVeryFarExponent>
+struct FarCode {
+  using Exponent = typename Number<Scalar>::Exponent;
+  using Far = FarFields<Scalar, kFarExponent>;
+  using VeryFar = FarFields<Scalar, kVeryFarExponent>;
+  static constexpr Exponent kVery = Exponent(1) << (8 * sizeof(Scalar) - 2), kSign = -kVery - kVery;
+
+  // m * 2^-below, in units of the near range's lower end
+  static __device__ __forceinline__ Exponent pack(Exponent below, Scalar m) {
+    if (below < Far::kRange) return kSign | Far::pack(below, m);
+    below -= Far::kRange;
+    return below < VeryFar::kRange - 1 ? kSign | kVery | VeryFar::pack(below, m) : Exponent(-1);
+  }
+  static __device__ __forceinline__ Scaled<Scalar> unpack(Exponent code, Exponent zero) {
+    if (code == Exponent(-1)) return {Scalar(1), zero};
+    if (!(code & kVery)) return {Far::m(code), -Far::below(code)};
+    return {VeryFar::m(code), -Far::kRange - VeryFar::below(code)};
+  }
+};
+template <class Scalar>
+using FarEmission = FarCode<Scalar, Number<Scalar>::kFarEmission, Number<Scalar>::kVeryFarEmission>;
+template <class Scalar>
+using FarState = FarCode<Scalar, Number<Scalar>::kFarState, Number<Scalar>::kVeryFarState>;
+
+// An emission, mantissa in [1, 2): the plain number where that is in the type's normal range, for float all of e^-87
+// and above. Down to e^-1507 there are 19 bits of mantissa, below 12.
 template <class Scalar>
 __device__ __forceinline__ typename Number<Scalar>::Exponent pack_emission(Scaled<Scalar> y) {
   using N = Number<Scalar>;
   using Exponent = typename N::Exponent;
   if (y.e > -N::kBias) return N::bits(y.m) + y.e * (Exponent(1) << N::kMantissaBits);
-  const Exponent below = -N::kBias - y.e;
-  return pack_far(at_most(below, full_field<Scalar>(N::kFarEmissionBits)), N::kFarEmissionBits, y.m);
+  return FarEmission<Scalar>::pack(-N::kBias - y.e, y.m);
 }
 // with an exponent that is kBias too large, which the caller takes off a sum of three
 template <class Scalar>
@@ -211,11 +230,8 @@ __device__ __forceinline__ Scaled<Scalar> unpack_near_emission(typename Number<S
 }
 template <class Scalar>
 __device__ __forceinline__ Scaled<Scalar> unpack_emission_biased(typename Number<Scalar>::Exponent code) {
-  using N = Number<Scalar>;
   if (code >= 0) return unpack_near_emission<Scalar>(code);
-  const auto below = far_field<Scalar>(code, N::kFarEmissionBits);
-  if (below == full_field<Scalar>(N::kFarEmissionBits)) return {Scalar(1), N::kDead};
-  return {far_mantissa<Scalar>(code, N::kFarEmissionBits), -below};
+  return FarEmission<Scalar>::unpack(code, Number<Scalar>::kDead);
 }
 template <class Scalar>
 __device__ __forceinline__ Scaled<Scalar> unpack_emission(typename Number<Scalar>::Exponent code) {
@@ -225,8 +241,8 @@ __device__ __forceinline__ Scaled<Scalar> unpack_emission(typename Number<Scalar
 }
 
 // States of neighbouring labels are packed relative to an exponent that all of them share, `lowest`: kNearRange - 1
-// below the largest that one of them can have. Down to it a state has kStateBits of mantissa (float: relative error
-// 5e-7); a state below has kFarStateBits (1e-4), and one still further below, by 2^19 bits (2^31), is dead.
+// below the largest that one of them can have. For float, a state has 19 bits of mantissa (a relative error of 1e-6)
+// down to 2,838 nats below that largest one, 17 bits (4e-6) down to 8,516 nats, 11 bits (2e-4) down to 371,000 nats.
 template <class Scalar>
 constexpr typename Number<Scalar>::Exponent kNearRange =
     typename Number<Scalar>::Exponent(1) << (8 * sizeof(Scalar) - 1 - Number<Scalar>::kStateBits);
@@ -249,8 +265,7 @@ __device__ __forceinline__ typename Number<Scalar>::Exponent pack_state(Scaled<S
   using N = Number<Scalar>;
   if (state.e >= lowest) return pack_near_state(state, lowest);
   const auto exponent = state.e + (N::bits(state.m) >> N::kMantissaBits) - N::kBias;
-  const auto below = lowest + kMantissaRoom - exponent;
-  return pack_far(at_most(below, full_field<Scalar>(N::kFarStateBits)), N::kFarStateBits, state.m);
+  return FarState<Scalar>::pack(lowest + kMantissaRoom - exponent, state.m);
 }
 template <class Scalar>
 __device__ __forceinline__ Scaled<Scalar> unpack_near_state(typename Number<Scalar>::Exponent code,
@@ -263,11 +278,11 @@ __device__ __forceinline__ Scaled<Scalar> unpack_near_state(typename Number<Scal
 template <class Scalar>
 __device__ __forceinline__ Scaled<Scalar> unpack_state(typename Number<Scalar>::Exponent code,
                                                        typename Number<Scalar>::Exponent lowest) {
-  using N = Number<Scalar>;
   if (code >= 0) return unpack_near_state<Scalar>(code, lowest);
-  const auto below = far_field<Scalar>(code, N::kFarStateBits);
-  if (below == full_field<Scalar>(N::kFarStateBits)) return dead<Scalar>();
-  return {far_mantissa<Scalar>(code, N::kFarStateBits), lowest + kMantissaRoom - below};
+  const auto from = lowest + kMantissaRoom;
+  Scaled<Scalar> state = FarState<Scalar>::unpack(code, Number<Scalar>::kFloor - from);
+  state.e += from;
+  return state;
 }
 
 // (e^f - 1 - f) / f^2 for |f| <= ln(2) / 2

@@ -186,24 +186,25 @@ __global__ void __launch_bounds__(kRowThreads, sizeof(X) == 8 ? 2 : 4)
   const X* const scores =
       live ? static_cast<const X*>(p.scores) + t * p.scores_stride_t + n * p.scores_stride_n : nullptr;
 
-  Scalar base;
+  // Emissions are relative to the largest score of the classes that the target has, so that none need be far below.
+  const Scalar base =
+      largest_score<threads>(scores, call.saved.entry_class + row.pairs_at, live ? row.entries : 0, shared);
   bool usable = true;
   if (p.from_logits) {
     const Softmax<Scalar> softmax = row_softmax<threads>(scores, int(p.shape.C), live, shared);
     const Scalar sum = softmax.count + softmax.tail;
-    base = softmax.largest;
-    usable = below_infinity(base) && sum >= Scalar(1);
+    usable = below_infinity(softmax.largest) && sum >= Scalar(1);
     if (live && Group::lane() == 0) {
       if (!usable) atomicOr(call.scratch.bad_scores + n, 1);
-      call.scratch.normaliser[r * p.shape.T + t] = log1p(softmax.count - Scalar(1) + softmax.tail);
+      call.scratch.normaliser[r * p.shape.T + t] =
+          log1p(softmax.count - Scalar(1) + softmax.tail) + (softmax.largest - base);
       if (p.shape.want_grad) {
-        call.saved.row_base[n * p.shape.T + t] = base;
+        call.saved.row_base[n * p.shape.T + t] = softmax.largest;
         call.saved.row_scale[n * p.shape.T + t] = Scalar(1) / sum;
       }
     }
-  } else {
-    base = largest_score<threads>(scores, call.saved.entry_class + row.pairs_at, live ? row.entries : 0, shared);
-    if (live && Group::lane() == 0) call.scratch.normaliser[r * p.shape.T + t] = -base;
+  } else if (live && Group::lane() == 0) {
+    call.scratch.normaliser[r * p.shape.T + t] = -base;
   }
   if (live && usable) emit<threads>(call, row, scores, n, t, base, emissions);
 }
