@@ -42,18 +42,6 @@ struct alignas(K * sizeof(Scalar) < 16 ? K * sizeof(Scalar) : 16) LaneStates {
 // added in each.
 constexpr int kBlockGrowth = 14;
 
-// The largest of a warp's exponents.
-__device__ __forceinline__ int largest_of_warp(int exponent) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-  return __reduce_max_sync(kAllLanes, exponent);
-#else
-  return reduce_lanes<32>(exponent, Largest{});
-#endif
-}
-__device__ __forceinline__ long long largest_of_warp(long long exponent) {
-  return reduce_lanes<32>(exponent, Largest{});
-}
-
 // What a warp hands to the next one: the q of its last lane before each frame of a block, for two blocks in turn.
 // Position 0 of a direction, before its first warp, stays dead.
 constexpr int kEdgesPerWarp = 2 * kBlockFrames;
@@ -186,14 +174,24 @@ struct Chain {
     }
   }
 
-  // What the states of the block at hand are packed relative to, the same for the whole warp: no state of it can have a
-  // larger exponent than all that are in the warp before the block, and all that enter it, let it have.
+  // What this lane's states of the block at hand are packed relative to: in a block of frames a pair is reached from
+  // those up to kBlockFrames before it, which are in the lanes to the left or come in from the warp before.
   __device__ __forceinline__ Exponent lowest_of_block(int turn) const {
     Exponent largest = at_least(b[0].e, l[0].e);
 #pragma unroll
     for (int k = 1; k < K; ++k) largest = at_least(largest, at_least(b[k].e, l[k].e));
-    if (kMany) largest = at_least(largest, edge_in[turn * kBlockFrames + threadIdx.x % kBlockFrames].e);
-    return largest_of_warp(largest) + kBlockGrowth + 1 - kNearRange<Scalar>;
+    constexpr int lanes = kBlockFrames / K;
+#pragma unroll
+    for (int reach = 1; reach < lanes; reach *= 2)
+      largest = at_least(largest, __shfl_up_sync(kAllLanes, largest, reach));
+    largest = at_least(largest, __shfl_up_sync(kAllLanes, largest, 1));
+    if (kMany) {
+      const int lane = threadIdx.x % 32;
+      const Exponent entering =
+          reduce_lanes<kBlockFrames>(edge_in[turn * kBlockFrames + lane % kBlockFrames].e, Largest{});
+      if (lane < lanes) largest = at_least(largest, entering);
+    }
+    return largest + kBlockGrowth + 1 - kNearRange<Scalar>;
   }
 
   __device__ __forceinline__ void store_states(int f, Exponent lowest) {
