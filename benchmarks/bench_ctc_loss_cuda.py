@@ -9,8 +9,8 @@ events and the contenders in turn:
 - "cold": one call behind the writing of a buffer larger than the L2 cache, which also hides the
   time that Python takes to launch.
 - "graph": a CUDA graph of our step, replayed: the GPU's time alone.
-- "kernels": the time of each kernel by the profiler, ours and the peer's. That of the lattice by the
-  frame is what alpha and beta take together.
+- "kernels": the time of each kernel by the profiler, ours and the peer's. That of the lattice, by
+  the frame, is what alpha and beta take together.
 
 What is measured is in the file at every moment: a run that is cut off leaves what it has.
 

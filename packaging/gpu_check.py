@@ -4,8 +4,9 @@
 
 Needs a Python with torch and pytest, nvcc, a C++ compiler and CMake; nothing is installed, and
 nothing fetched. The library is built for the GPU at hand into build/gpu-check. A stage that fails
-does not keep the later ones from running, and one that is slow is cut off in time for them. DIR gets gpu-check.json (the environment, each stage with
-its outcome), gpu-check.log (what they printed) and what the benchmarks wrote.
+does not keep the later ones from running, and one that is slow is cut off in time for them. DIR
+gets gpu-check.json (the environment, each stage with its outcome), gpu-check.log (what they
+printed) and what the benchmarks wrote.
 
 To add a stage, add it to `stages`.
 """

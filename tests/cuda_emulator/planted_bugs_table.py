@@ -104,8 +104,8 @@ PLANTED = (
     ),
     (
         "ctc_loss_rows.cuh",
-        "emissions[emission_place(row.entries, t, entry)] = pack_emission(y);\n  }\n}\n\n// The frame",
-        "emissions[emission_place(row.entries, t, entry + 1)] = pack_emission(y);\n  }\n}\n\n// The frame",
+        "    }\n    emissions[emission_place(row.entries, t, entry)]",
+        "    }\n    emissions[emission_place(row.entries, t, entry + 1)]",
         "index off by one",
     ),
     (
