@@ -9,7 +9,10 @@ events and the contenders in turn:
 - "cold": one call behind the writing of a buffer larger than the L2 cache, which also hides the
   time that Python takes to launch.
 - "graph": a CUDA graph of our step, replayed: the GPU's time alone.
-- "kernels": the time of each kernel by the profiler, ours and the peer's.
+- "kernels": the time of each kernel by the profiler, ours and the peer's. That of the lattice, by
+  the frame, is what alpha and beta take together.
+
+What is measured is in the file at every moment: a run that is cut off leaves what it has.
 
 The peers' path from bfloat16 is ``log_softmax(dtype=float32)`` and the float32 loss. Each side has
 its lengths where it wants them: ours on the GPU, torch's native loss on the host.
@@ -52,7 +55,8 @@ RATIO_BFLOAT16 = {"C": 10.0, "F": 10.0, "G": 10.0}
 RATIO_CUDNN = 3.0
 OVER_BYTE_FLOOR = {"C": 1.5, "F": 1.5, "G": 1.5}
 MEMORY_RATIO = 1 / 3
-LATENCY_US = {40: 0.10, 100: 0.10, 200: 0.10}
+LATTICE_US = 0.10  # of a frame, up to
+LATTICE_LABELS = 200
 
 Step = Callable[[], tuple[Tensor, Tensor]]
 
@@ -213,6 +217,11 @@ def kernel_seconds(contender: Contender, steps: int = 3) -> dict[str, float]:
     }
 
 
+def lattice_seconds(kernels: dict[str, float]) -> float | None:
+    """Seconds per step of alpha and beta, or None where no profiler told."""
+    return sum(seconds for name, seconds in kernels.items() if "lattice" in name) or None
+
+
 def peak_bytes(contender: Contender) -> int:
     """Memory that one step takes above what is there before it, the gradient included."""
     torch.cuda.synchronize()
@@ -253,6 +262,7 @@ def compare(
     warm, cold = time_steps(everyone, rounds), time_cold(everyone, rounds)
     graph = statistics.median(time_graph(us, rounds))
     kernels = {each.name: kernel_seconds(each) for each in everyone}
+    lattice = lattice_seconds(kernels["fastctc"])
     memory = {each.name: peak_bytes(each) for each in everyone}
     byte_floor, frame_floor = floors(shape, logits.element_size(), bandwidth)
     shared = {
@@ -266,9 +276,11 @@ def compare(
         "ours_cold_s": statistics.median(cold["fastctc"]),
         "ours_graph_s": graph,
         "ours_kernels_s": kernels["fastctc"],
+        "lattice_us_per_frame": None if lattice is None else lattice / shape.frames * 1e6,
         "ours_peak_bytes": memory["fastctc"],
         "byte_floor_s": byte_floor,
         "frame_floor_s": frame_floor,
+        "over_byte_floor": graph / byte_floor,
         "share_of_floor": (byte_floor + frame_floor) / graph,
         "cudnn_not_measured": reason or None,
     }
@@ -299,13 +311,12 @@ def latency(labels: int, frames: int, rounds: int) -> dict[str, Any]:
     us = ours(case, case.logits.detach().cuda().requires_grad_())
     us.step()
     graph = statistics.median(time_graph(us, rounds))
-    kernels = kernel_seconds(us)
-    lattice = sum(seconds for name, seconds in kernels.items() if "lattice" in name)
+    lattice = lattice_seconds(kernel_seconds(us))
     return {
         "T": frames,
         "S": labels,
         "graph_us_per_frame": graph / frames * 1e6,
-        "lattice_us_per_frame": lattice / frames * 1e6 if lattice else None,
+        "lattice_us_per_frame": None if lattice is None else lattice / frames * 1e6,
     }
 
 
@@ -324,17 +335,25 @@ def missed(row: dict[str, Any]) -> list[str]:
     over = row["ours_graph_s"] / row["byte_floor_s"]
     if over > OVER_BYTE_FLOOR.get(name, math.inf):
         found.append(f"{over:.2f} byte floors > {OVER_BYTE_FLOOR[name]}")
+    lattice = row["lattice_us_per_frame"]
+    if row["S"] <= LATTICE_LABELS and lattice is not None and lattice > LATTICE_US:
+        found.append(f"{lattice:.3f} us per frame > {LATTICE_US}")
     return found
+
+
+def _microseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def render(report: dict[str, Any]) -> str:
     """The tables of a stored run."""
     lines = [
-        f"Copying moves {report['copy_bytes_per_s'] / 1e12:.2f} TB/s. Times in microseconds.",
+        f"Copying moves {report['copy_bytes_per_s'] / 1e12:.2f} TB/s. Times in microseconds, the"
+        " lattice's of one frame.",
         "",
-        "| workload | dtype | peer | ours | peer | times | cold | graph | floor | share | memory |"
-        " missed |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|",
+        "| workload | dtype | peer | ours | peer | times | cold | graph | floor | share | lattice |"
+        " memory | missed |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|",
     ]
     for row in report["rows"]:
         floor = row["byte_floor_s"] + row["frame_floor_s"]
@@ -346,6 +365,7 @@ def render(report: dict[str, Any]) -> str:
             f"{row['ours_graph_s'] * 1e6:.0f}",
             f"{floor * 1e6:.0f}",
             f"{row['share_of_floor']:.0%}",
+            _microseconds(row["lattice_us_per_frame"]),
             f"{row['memory_ratio']:.2f}",
         ]
         names = [row["workload"], row["dtype"], row["peer"]]
@@ -355,15 +375,14 @@ def render(report: dict[str, Any]) -> str:
     lines += ["", "| one row of | lattice, us per frame | all kernels, us per frame |"]
     lines.append("|---|--:|--:|")
     for row in report["latency"]:
-        lattice = row["lattice_us_per_frame"]
-        told = "-" if lattice is None else f"{lattice:.3f}"
+        told = _microseconds(row["lattice_us_per_frame"])
         shown = f"T={row['T']} S={row['S']}"
         lines.append(f"| {shown} | {told} | {row['graph_us_per_frame']:.3f} |")
     return "\n".join(lines)
 
 
-def measure(quick: bool, names: Sequence[str]) -> dict[str, Any]:
-    """Everything, a line to each row as it is there."""
+def measure(quick: bool, names: Sequence[str], out: Path | None = None) -> dict[str, Any]:
+    """Everything, a line to each row as it is there, and all rows so far to the file `out`."""
     workloads = QUICK_WORKLOADS if quick else WORKLOADS
     rounds = 3 if quick else ROUNDS
     bandwidth = copy_bandwidth()
@@ -379,6 +398,12 @@ def measure(quick: bool, names: Sequence[str]) -> dict[str, Any]:
         "latency": [],
         "problems": [],
     }
+    for labels in LATENCY_LABELS:
+        frames = 10 * labels if quick else LATENCY_FRAMES
+        try:
+            report["latency"].append(latency(labels, frames, rounds))
+        except Exception as error:  # as below
+            report["problems"].append(f"latency of {labels} labels: {error}")
     for dtype in DTYPES:
         for name in names:
             started = time.monotonic()
@@ -389,16 +414,24 @@ def measure(quick: bool, names: Sequence[str]) -> dict[str, Any]:
             report["rows"] += rows
             report["problems"] += problems
             torch.cuda.empty_cache()
+            store(report, out)
             for row in rows:
                 print(
                     f"{name} {dtype} {row['peer']}: {row['ratio']:.1f}x "
                     f"({time.monotonic() - started:.1f} s to measure)",
                     flush=True,
                 )
-    for labels in LATENCY_LABELS:
-        frames = 10 * labels if quick else LATENCY_FRAMES
-        report["latency"].append(latency(labels, frames, rounds))
     return report
+
+
+def store(report: dict[str, Any], out: Path | None) -> None:
+    """The report so far, in the file's place at once."""
+    if out is None:
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    begun = out.with_suffix(".part")
+    begun.write_text(json.dumps(report, indent=1) + "\n")
+    begun.replace(out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -414,10 +447,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available() or not fastctc.build_info()["cuda"]:
         print("needs a CUDA device, and fastctc built with CUDA", file=sys.stderr)
         return 1
-    report = measure(options.quick, options.workloads.split(","))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    report = measure(options.quick, options.workloads.split(","), options.out)
     print(render(report))
     print("\n".join(f"PROBLEM {problem}" for problem in report["problems"]))
     return int(bool(report["problems"]))

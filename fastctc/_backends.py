@@ -22,7 +22,6 @@ class Backend(Protocol):
         input_lengths: Tensor,
         target_lengths: Tensor,
         options: Options,
-        max_target_length: int | None = None,
     ) -> Problem:
         """Check the arguments, and bring targets and lengths to where the kernel reads them."""
 

@@ -53,6 +53,7 @@ class Options(NamedTuple):
     from_logits: bool
     batch_first: bool
     true_grad: bool
+    max_target_length: int | None = None
 
 
 class Bounds(NamedTuple):
@@ -101,6 +102,7 @@ def check_options(
     from_logits: Any,
     batch_first: Any,
     grad: Any,
+    max_target_length: Any = None,
 ) -> Options:
     """Check the scalar arguments, except for what depends on the tensors."""
     if reduction not in ("mean", "sum", "none"):
@@ -117,8 +119,17 @@ def check_options(
         }
         name, value = next(item for item in flags.items() if type(item[1]) is not bool)
         raise invalid_arguments(f"{name} must be a bool, got {type(value).__name__}")
+    if max_target_length is not None:
+        max_target_length = integer("max_target_length", max_target_length)
+        check_bound(max_target_length)
     return Options(
-        blank, REDUCTIONS[reduction], zero_infinity, from_logits, batch_first, grad == "true"
+        blank,
+        REDUCTIONS[reduction],
+        zero_infinity,
+        from_logits,
+        batch_first,
+        grad == "true",
+        max_target_length,
     )
 
 
@@ -379,9 +390,14 @@ def raise_without_memory(name: str, values: Tensor) -> NoReturn:
     )
 
 
-def check_max_target_length(max_target_length: Any, target_lengths: Tensor) -> None:
+def check_bound(max_target_length: int | None) -> None:
+    """Raise for a bound that no target length can stay within."""
+    if max_target_length is not None and max_target_length < 0:
+        raise ValueError(f"max_target_length must be at least 0, got {max_target_length}")
+
+
+def check_max_target_length(bound: int, target_lengths: Tensor) -> None:
     """Hold the caller to the bound on target lengths that the workspace is sized by."""
-    bound = integer("max_target_length", max_target_length)
     longest = int(target_lengths.max())
     if longest > bound:
         row = int(target_lengths.argmax())

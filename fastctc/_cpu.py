@@ -122,14 +122,13 @@ class Cpu:
         input_lengths: Tensor,
         target_lengths: Tensor,
         options: Options,
-        max_target_length: int | None = None,
     ) -> Problem:
         """See `Backend`. The bound on target lengths is held against them, and not needed."""
         problem = _checks.prepare(
             log_probs, targets, input_lengths, target_lengths, options, _place
         )
-        if max_target_length is not None:
-            _checks.check_max_target_length(max_target_length, problem.target_lengths)
+        if options.max_target_length is not None:
+            _checks.check_max_target_length(options.max_target_length, problem.target_lengths)
         return problem
 
     def loss(self, problem: Problem) -> Tensor:

@@ -76,17 +76,11 @@ class Cuda:
         input_lengths: Tensor,
         target_lengths: Tensor,
         options: Options,
-        max_target_length: int | None = None,
     ) -> Problem:
         """See `Backend`. What the host sees is checked there, and sizes the workspace."""
-        limit = None
-        if max_target_length is not None:
-            limit = _checks.integer("max_target_length", max_target_length)
-            if limit < 0:
-                raise ValueError(f"max_target_length must be at least 0, got {limit}")
 
         def place(*given: Any) -> Placed:
-            return self._place(log_probs, limit, *given)
+            return self._place(log_probs, options.max_target_length, *given)
 
         return _checks.prepare(log_probs, targets, input_lengths, target_lengths, options, place)
 

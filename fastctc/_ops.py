@@ -18,7 +18,7 @@ from fastctc._checks import NONE, Options
 
 _OPTIONS = (
     "int blank, int reduction, bool zero_infinity, bool from_logits, bool batch_first, "
-    "bool true_grad"
+    "bool true_grad, int? max_target_length=None"
 )
 _TENSORS = "Tensor log_probs, Tensor targets, Tensor input_lengths, Tensor target_lengths"
 SECOND_DERIVATIVE = (
@@ -42,6 +42,7 @@ def _checked_options(options: tuple[Any, ...]) -> Options:
     """The scalar arguments of an operator, which anyone may have called."""
     checked = Options(*options)
     _checks.check_reduction_number(checked.reduction)
+    _checks.check_bound(checked.max_target_length)
     return checked
 
 
@@ -87,8 +88,10 @@ def _loss_fake(
     from_logits: bool,
     batch_first: bool,
     true_grad: bool,
+    max_target_length: int | None = None,
 ) -> Tensor:
     _checks.check_reduction_number(reduction)
+    _checks.check_bound(max_target_length)
     shape = []
     if reduction == NONE and log_probs.dim() == 3:
         shape = [log_probs.size(0 if batch_first else 1)]
@@ -116,7 +119,7 @@ def _save_loss_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None
 
 
 def _loss_vjp(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    return (ctc_loss_backward(grad_out, ctx.saved_tensors, ctx.options), *[None] * 9)
+    return (ctc_loss_backward(grad_out, ctx.saved_tensors, ctx.options), *[None] * 10)
 
 
 def _no_second_derivative(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:

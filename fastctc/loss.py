@@ -114,7 +114,7 @@ def ctc_loss(
         max_target_length: a bound that every target length is known to stay within. With target
             lengths on a device it sizes the workspace, which is otherwise sized by the shape of the
             targets: nobody waits for the device. Target lengths on the host are merely held against
-            it. Eager calls only, not under torch.compile or a tracer.
+            it.
 
     Returns:
         0-d, or (N,) for reduction "none" of a batch, on the device of `log_probs`. Of the dtype of
@@ -135,20 +135,21 @@ def ctc_loss(
         RuntimeError: a shape or length does not fit; the sentence is torch's.
         IndexError: a label is outside of the classes.
         TypeError: an argument is of the wrong type.
-        ValueError: no such `reduction` or `grad`, or a target is longer than `max_target_length`.
+        ValueError: no such `reduction` or `grad`, `max_target_length` is below 0, or a target is
+            longer.
         NotImplementedError: `log_probs` has a dtype, layout or device that is not served, or the
             call is made under torch.func or forward-mode differentiation.
     """
-    options = _checks.check_options(blank, reduction, zero_infinity, from_logits, batch_first, grad)
+    options = _checks.check_options(
+        blank, reduction, zero_infinity, from_logits, batch_first, grad, max_target_length
+    )
     _checks.check_tensors(log_probs, targets)
     input_lengths, target_lengths = _checks.lengths_as_tensors(input_lengths, target_lengths)
     if wants_dispatcher(log_probs):
         return _ops.ctc_loss(log_probs, targets, input_lengths, target_lengths, options)
     _refuse_transforms(log_probs)
     backend = backend_of(log_probs)
-    problem = backend.prepare(
-        log_probs, targets, input_lengths, target_lengths, options, max_target_length
-    )
+    problem = backend.prepare(log_probs, targets, input_lengths, target_lengths, options)
     if log_probs.requires_grad and torch.is_grad_enabled():
         # Function.apply without its part for torch.func, which has been ruled out above.
         result: Tensor = super(torch.autograd.Function, _Loss).apply(log_probs, problem, backend)
@@ -163,11 +164,8 @@ class CTCLoss(torch.nn.CTCLoss):
     ``(log_probs, targets, input_lengths, target_lengths)``.
 
     Raises:
-        ValueError: no such `reduction` or `grad`.
+        ValueError: no such `reduction` or `grad`, or `max_target_length` is below 0.
         TypeError: an option is of the wrong type.
-
-    `max_target_length` is a bound for target lengths on a device. Those on the host are merely held
-    against it, in eager calls only.
     """
 
     def __init__(
@@ -181,14 +179,14 @@ class CTCLoss(torch.nn.CTCLoss):
         grad: str = "torch",
         max_target_length: int | None = None,
     ) -> None:
-        _checks.check_options(blank, reduction, zero_infinity, from_logits, batch_first, grad)
-        if max_target_length is not None:
-            max_target_length = _checks.integer("max_target_length", max_target_length)
+        options = _checks.check_options(
+            blank, reduction, zero_infinity, from_logits, batch_first, grad, max_target_length
+        )
         super().__init__(blank, reduction, zero_infinity)
         self.from_logits = from_logits
         self.batch_first = batch_first
         self.grad = grad
-        self.max_target_length = max_target_length
+        self.max_target_length = options.max_target_length
 
     def forward(
         self, log_probs: Tensor, targets: Tensor, input_lengths: Lengths, target_lengths: Lengths

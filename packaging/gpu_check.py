@@ -4,8 +4,9 @@
 
 Needs a Python with torch and pytest, nvcc, a C++ compiler and CMake; nothing is installed, and
 nothing fetched. The library is built for the GPU at hand into build/gpu-check. A stage that fails
-does not keep the later ones from running. DIR gets gpu-check.json (the environment, each stage with
-its outcome), gpu-check.log (what they printed) and what the benchmarks wrote.
+does not keep the later ones from running, and one that is slow is cut off in time for them. DIR
+gets gpu-check.json (the environment, each stage with its outcome), gpu-check.log (what they
+printed) and what the benchmarks wrote.
 
 To add a stage, add it to `stages`.
 """
@@ -46,6 +47,8 @@ class Stage:
     name: str
     command: Sequence[str | Path]
     seconds: int
+    least: int = 10
+    """Seconds that the stages before it leave it, however long they would like to run."""
     environment: dict[str, str] = field(default_factory=dict)
     needs_build: bool = True
 
@@ -165,17 +168,17 @@ def stages(out: Path, arch: str, quick: bool) -> list[Stage]:
     found = [
         Stage("configure", configure, 60, needs_build=False),
         Stage("build", build, 180, needs_build=False),
-        Stage("tests on the GPU", [*pytest, "-m", "gpu", *marked], 100),
-        Stage("benchmark of the loss", [*bench, *["--quick"] * quick], 170),
+        Stage("tests on the GPU", [*pytest, "-m", "gpu", *marked], 100, 45),
+        Stage("benchmark of the loss", [*bench, *["--quick"] * quick], 170, 90),
     ]
     bench = [python, "-m", "benchmarks.bench_forced_align_cuda"]
     bench += ["--out", out / "forced-align-cuda.json", *["--quick"] * quick]
-    found.append(Stage("benchmark of forced alignment", bench, 40))
+    found.append(Stage("benchmark of forced alignment", bench, 40, 15))
     bench = [python, "-m", "benchmarks.bench_spectrogram_norm_cuda"]
     bench += ["--out", out / "spectrogram-norm-cuda.json", *["--quick"] * quick]
     found += [
-        Stage("Triton tests", [*pytest, "-m", "gpu", *triton], 110, needs_build=False),
-        Stage("benchmark of spectrogram normalisation", bench, 100, needs_build=False),
+        Stage("Triton tests", [*pytest, "-m", "gpu", *triton], 110, 30, needs_build=False),
+        Stage("benchmark of spectrogram normalisation", bench, 100, 20, needs_build=False),
     ]
     sanitizer = find_tool("compute-sanitizer") or "compute-sanitizer"
     for tool in ("memcheck", "racecheck", "synccheck"):
@@ -185,13 +188,14 @@ def stages(out: Path, arch: str, quick: bool) -> list[Stage]:
                 f"compute-sanitizer {tool}",
                 [*command, python, "tests/cuda_small_cases.py"],
                 75,
+                15,
                 # Memory of its own for each tensor, so that its ends are seen.
                 {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
             )
         )
     values = [*pytest, *(f"tests/test_loss{name}.py" for name in _THROUGH_GPU)]
     through_gpu = {"FASTCTC_TEST_THROUGH_GPU": "1"}
-    found.append(Stage("tests of values, through the GPU", values, 120, through_gpu))
+    found.append(Stage("tests of values, through the GPU", values, 120, 20, through_gpu))
     return found
 
 
@@ -242,11 +246,12 @@ def run(stage: Stage, seconds: float, log: Callable[[str], None]) -> dict[str, A
 def run_all(
     planned: Sequence[Stage], log: Callable[[str], None], budget: float
 ) -> list[dict[str, Any]]:
-    """All stages, as far as the time goes; each is told of as it ends."""
+    """All stages; each is told of as it ends. One that is slow takes no other's least time."""
     ends = time.monotonic() + budget
     results: list[dict[str, Any]] = []
     for stage in planned:
-        left = ends - time.monotonic()
+        kept = sum(later.least for later in planned[len(results) + 1 :])
+        left = min(ends - time.monotonic(), max(stage.least, ends - time.monotonic() - kept))
         if stage.needs_build and any(
             result["status"] != "passed" for result in results if result["name"] == "build"
         ):

@@ -71,11 +71,26 @@ def test_stages_name_what_exists(tmp_path: Path) -> None:
     planned = gpu_check.stages(tmp_path, "90", quick=True)
     names = [each.name for each in planned]
     assert len(names) == len(set(names))
-    assert sum(each.seconds for each in planned if each.needs_build) < 900
+    kept = sum(each.least for each in planned)
+    assert kept <= gpu_check._SECONDS
+    build = next(each for each in planned if each.name == "build")
+    assert build.seconds <= gpu_check._SECONDS - kept + build.least
     for each in planned:
         for part in map(str, each.command):
             if part.startswith("tests"):
                 assert (ROOT / part).exists(), part
+
+
+def test_slow_stages_leave_time_for_the_others() -> None:
+    endless = "import time; time.sleep(60)"
+    planned = [
+        stage("slow", endless, least=0, needs_build=False),
+        stage("slow too", endless, least=6, needs_build=False),
+        stage("last", "", least=20, needs_build=False),
+    ]
+    results = gpu_check.run_all(planned, lambda text: None, 26.5)
+    assert [r["status"] for r in results] == ["NO TIME", "OUT OF TIME", "passed"]
+    assert results[1]["seconds"] < 20
 
 
 @pytest.mark.parametrize("version", [None, "2.13.6", "3.0.1"])
@@ -102,6 +117,7 @@ def row(**values: Any) -> dict[str, Any]:
     shared = {
         "workload": "C",
         "dtype": "float32",
+        "S": 200,
         "peer": "torch",
         "ours_step_s": 1e-4,
         "peer_step_s": 1e-3,
@@ -109,6 +125,7 @@ def row(**values: Any) -> dict[str, Any]:
         "byte_floor_s": 9e-5,
         "frame_floor_s": 1e-6,
         "share_of_floor": 0.91,
+        "lattice_us_per_frame": 0.0571,
         "ratio": 10.0,
         "cold_ratio": 11.0,
         "memory_ratio": 0.2,
@@ -124,6 +141,9 @@ def test_benchmark_judges_its_rows() -> None:
     assert bench.missed(row(ratio=4.0, peer="cudnn", memory_ratio=0.9)) == []
     assert bench.missed(row(memory_ratio=0.5)) == ["memory 0.50 > 0.33"]
     assert bench.missed(row(ours_graph_s=2e-4)) == ["2.22 byte floors > 1.5"]
+    assert bench.missed(row(lattice_us_per_frame=0.11)) == ["0.110 us per frame > 0.1"]
+    assert bench.missed(row(lattice_us_per_frame=0.11, S=400)) == []
+    assert bench.missed(row(lattice_us_per_frame=None)) == []
     byte_floor, frame_floor = bench.floors(WORKLOADS["F"], 2, 4e12)
     assert byte_floor == pytest.approx(3 * 183 * 90 * 10241 * 2 / 4e12)
     assert frame_floor == pytest.approx(183 * bench.STEP_SECONDS)
@@ -141,7 +161,8 @@ def test_benchmark_shows_its_rows() -> None:
     }
     text = bench.render(report)
     assert "4.30 TB/s" in text
-    assert "| C | float32 | torch | 100 | 1000 | 10.0 | 11.0 | 100 | 91 | 91% | 0.20 | - |" in text
+    figures = "100 | 1000 | 10.0 | 11.0 | 100 | 91 | 91% | 0.057 | 0.20"
+    assert f"| C | float32 | torch | {figures} | - |" in text
     assert "| 2.0x < 3x |" in text
     assert "2.0x < 3x" not in bench.render(report | {"quick": True})
     assert "| T=4000 S=40 | - | 0.100 |" in text

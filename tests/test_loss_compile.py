@@ -29,6 +29,7 @@ def operator_arguments(case: Case, **options: Any) -> tuple[Any, ...]:
         "from_logits": True,
         "batch_first": False,
         "grad": "torch",
+        "max_target_length": None,
     } | options
     return (*case.arguments()[:4], *_checks.check_options(**chosen))
 
@@ -45,9 +46,11 @@ def test_operator_passes_torch_checks(dtype: torch.dtype, reduction: str, layout
     torch.library.opcheck(torch.ops.fastctc.ctc_loss_backward.default, (grad_out, *plain))
     torch.library.opcheck(torch.ops.fastctc.ctc_loss.default, plain)
     case.scores.requires_grad_()
-    torch.library.opcheck(
-        torch.ops.fastctc.ctc_loss.default, operator_arguments(case, reduction=reduction)
-    )
+    for bound in (None, 8):
+        torch.library.opcheck(
+            torch.ops.fastctc.ctc_loss.default,
+            operator_arguments(case, reduction=reduction, max_target_length=bound),
+        )
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -115,6 +118,25 @@ def test_compiles_under_autocast() -> None:
     result = torch.compile(step, fullgraph=True, backend="aot_eager")(case.scores)
     assert result.dtype is torch.float32
     torch.testing.assert_close(result, step(case.scores))
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_compiled_code_holds_targets_against_the_bound(dynamic: bool) -> None:
+    case = make_case(90)
+    compiled = torch.compile(fastctc.ctc_loss, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    scores = case.scores.requires_grad_()
+    expected = fastctc.ctc_loss(scores, *case.arguments()[1:4])
+    for bound in (8, 9, 2**40):
+        result = compiled(scores, *case.arguments()[1:4], max_target_length=bound)
+        torch.testing.assert_close(result, expected, rtol=0, atol=0)
+        torch.testing.assert_close(
+            torch.autograd.grad(result, scores),
+            torch.autograd.grad(expected, scores, retain_graph=True),
+        )
+    with pytest.raises(ValueError, match=r"is 8, above max_target_length=7"):
+        compiled(scores, *case.arguments()[1:4], max_target_length=7)
+    with pytest.raises(ValueError, match="max_target_length must be at least 0, got -1"):
+        torch.ops.fastctc.ctc_loss(*operator_arguments(case)[:-1], -1)
 
 
 def test_compiled_code_refuses_bad_values() -> None:

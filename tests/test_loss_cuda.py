@@ -158,7 +158,10 @@ def test_compiles_to_one_graph(backend: str) -> None:
     scores = case.scores.requires_grad_()
 
     def step(values: Tensor) -> Tensor:
-        return fastctc.ctc_loss(values * 2, *case.arguments()[1:4], from_logits=True) * 3
+        loss = fastctc.ctc_loss(
+            values * 2, *case.arguments()[1:4], from_logits=True, max_target_length=8
+        )
+        return loss * 3
 
     torch._dynamo.reset()
     result = torch.compile(step, fullgraph=True, backend=backend)(scores)
@@ -171,7 +174,7 @@ def test_compiles_to_one_graph(backend: str) -> None:
 
 def test_operator_passes_torch_checks() -> None:
     case = on("cuda", make_case(410))
-    options = (0, 1, False, True, False, False)
+    options = (0, 1, False, True, False, False, 8)
     torch.library.opcheck(
         torch.ops.fastctc.ctc_loss.default,
         (case.scores.requires_grad_(), *case.arguments()[1:4], *options),

@@ -16,6 +16,7 @@ from cuda_backends import EMULATED
 from loss_cases import LAYOUTS, Case, assert_close, make_case, oracle, ours
 
 import fastctc
+from benchmarks.shapes import WORKLOADS
 from fastctc import config
 from fastctc._backends import BACKENDS
 
@@ -259,3 +260,64 @@ def test_the_limit_may_change_before_the_backward_pass(device: torch.device) -> 
         loss = loss_of(case, scores)
     (grad,) = torch.autograd.grad(loss, scores)
     torch.testing.assert_close(grad, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_many_short_targets_end_to_end(device: torch.device) -> None:
+    # Any of them might be longer than one warp's part, for all that the host can see.
+    case = make_case(312, 40, 110, 7, 15, layout="concatenated", ragged=False)
+    options = {"reduction": "none", "from_logits": True}
+    assert case.targets.numel() > 1000
+    assert_close(case, computed(device, case, **options), oracle(case, **options))
+
+
+def test_long_targets_beside_short_ones(device: torch.device) -> None:
+    case = make_case(313, 820, 3, 30, 770)
+    options = {"reduction": "none", "from_logits": True}
+    assert int(case.target_lengths.max()) > 764 > int(case.target_lengths.min())
+    assert_close(case, computed(device, case, **options), oracle(case, **options), 1e-4)
+
+
+def memory_of(*shape: int, dtype: int = 2, total: int = 0, megabytes: int = 256) -> tuple[int, int]:
+    """Bytes saved and of scratch for frames, rows, classes, labels."""
+    frames, batch, classes, labels = shape
+    library = next(b.library for b in BACKENDS.values() if hasattr(b, "library"))
+    saved, scratch = library.ctc_loss_cuda_memory(
+        dtype, frames, batch, classes, labels, total or batch * labels, True, megabytes << 20
+    )
+    return saved, scratch
+
+
+def test_memory_beside_torch(device: torch.device) -> None:
+    # What torch's own loss has at its peak: log-probabilities, their gradient and alpha and beta,
+    # or those two and the gradient by the logits.
+    most = {"A": 0.40, "B": 0.30, "C": 0.345, "D": 0.29, "E": 0.40, "F": 0.34, "G": 0.355}
+    for name, shape in WORKLOADS.items():
+        scores = 4 * shape.frames * shape.batch * shape.classes
+        lattices = 2 * 4 * shape.frames * shape.batch * (2 * shape.labels + 1)
+        for dtype, gradient in ((2, scores), (1, scores // 2)):
+            torchs = max(2 * scores + lattices, 2 * scores + gradient)
+            saved, scratch = memory_of(
+                shape.frames, shape.batch, shape.classes, shape.labels, dtype=dtype
+            )
+            ratio = (saved + max(scratch, gradient)) / torchs
+            assert ratio < (most[name] if dtype == 2 or name == "A" else 1 / 3), (name, dtype)
+
+
+def test_memory_of_large_shapes(device: torch.device) -> None:
+    saved, scratch = memory_of(100_000, 1, 29, 5_000)
+    assert saved < 16e6
+    assert scratch < 64e6
+    saved, scratch = memory_of(100_000, 1, 5_001, 5_000)
+    assert saved < 1.01 * 4 * 100_000 * 5_001  # no more than the gradient
+    assert scratch < 64e6
+    # 16 short targets end to end are not 16 long ones
+    assert memory_of(700, 16, 29, 3_200, total=3_200)[1] < 20e6
+    # no more than the limit where rows can take turns, and hardly more where one cannot
+    assert memory_of(1_000, 500, 29, 100, megabytes=32)[1] < 34 << 20
+    assert memory_of(10_000, 4, 29, 700, megabytes=1)[1] < 8 << 20
+    # past 32 bits
+    frames = 2**31 - 2**17
+    saved, scratch = memory_of(frames, 3, 40, 700)
+    assert saved > 4 * frames * 3 * 41
+    assert 4 * frames < scratch < 10 * frames
+    assert memory_of(2**31, 3, 40, 700) == (0, 0)

@@ -63,14 +63,17 @@ cudaError_t run_lattice(const Call<Scalar>& call, int64_t first_row, int64_t row
   return start(lattice_kernel<Scalar, 2, true, kGradient>);
 }
 
+// Each row is taken by one of the two lattice kernels; only the device knows which.
 template <class Scalar>
 cudaError_t run_posteriors(const Call<Scalar>& call, int64_t first_row, int64_t rows) {
   const CtcLossCudaParams& p = call.p;
-  if (call.plan.general)
-    return fastctc::launch(general_lattice_kernel<Scalar>, dim3(unsigned(rows)), dim3(kGeneralThreads),
-                           size_t(call.plan.shared_bytes), cudaStream_t(p.stream), call, first_row);
+  cudaError_t error = cudaSuccess;
+  if (call.plan.long_rows > 0)
+    error = fastctc::launch(general_lattice_kernel<Scalar>, dim3(unsigned(rows)), dim3(kGeneralThreads),
+                            size_t(call.plan.general_shared_bytes), cudaStream_t(p.stream), call, first_row);
+  if (error != cudaSuccess || call.plan.longest < 0) return error;
   if (!p.shape.want_grad) return run_lattice<Scalar, false>(call, first_row, rows);
-  const cudaError_t error = run_lattice<Scalar, true>(call, first_row, rows);
+  error = run_lattice<Scalar, true>(call, first_row, rows);
   if (error != cudaSuccess) return error;
   // a few frames per warp
   const int64_t blocks = smaller(65535, larger(1, p.shape.T / (4 * kSumThreads / 32)));
@@ -126,26 +129,32 @@ bool in_range(const CtcLossCudaShape& shape) {
          shape.max_labels >= 0 && shape.max_labels < int64_t(1) << 30 && shape.total_labels >= 0;
 }
 
-// Calls body, on the call's device, with a null pointer to the type of the scores.
+// Calls body with a null pointer to the type of the scores.
+template <class Result, class Body>
+Result with_type(DType dtype, Result unknown, Body body) {
+  switch (dtype) {
+#ifndef FASTCTC_ONLY_FLOAT32
+    case DType::float16:
+      return body(static_cast<__half*>(nullptr));
+    case DType::bfloat16:
+      return body(static_cast<__nv_bfloat16*>(nullptr));
+    case DType::float64:
+      return body(static_cast<double*>(nullptr));
+#endif
+    case DType::float32:
+      return body(static_cast<float*>(nullptr));
+    default:
+      return unknown;
+  }
+}
+
+// Likewise on the call's device.
 template <class Body>
 int run_typed(const CtcLossCudaParams& p, Body body) {
   if (!in_range(p.shape)) return int(cudaErrorInvalidValue);
   const DeviceScope scope(p.device);
   if (scope.error() != cudaSuccess) return int(scope.error());
-  switch (p.shape.dtype) {
-#ifndef FASTCTC_ONLY_FLOAT32
-    case DType::float16:
-      return int(body(static_cast<__half*>(nullptr)));
-    case DType::bfloat16:
-      return int(body(static_cast<__nv_bfloat16*>(nullptr)));
-    case DType::float64:
-      return int(body(static_cast<double*>(nullptr)));
-#endif
-    case DType::float32:
-      return int(body(static_cast<float*>(nullptr)));
-    default:
-      return int(cudaErrorInvalidValue);
-  }
+  return int(with_type(p.shape.dtype, cudaErrorInvalidValue, body));
 }
 
 }  // namespace
@@ -153,14 +162,13 @@ int run_typed(const CtcLossCudaParams& p, Body body) {
 
 CtcLossCudaMemory ctc_loss_cuda_memory(const CtcLossCudaShape& shape, int64_t max_workspace_bytes) {
   if (!cuda::in_range(shape)) return {0, 0};
-  const auto measure = [&](auto scalar) {
-    using Scalar = decltype(scalar);
+  return cuda::with_type(shape.dtype, CtcLossCudaMemory{0, 0}, [&](auto* scores) {
+    using Scalar = typename cuda::ComputeType<std::remove_pointer_t<decltype(scores)>>::type;
     cuda::Saved<Scalar> saved{};
     cuda::Scratch<Scalar> scratch{};
     return cuda::lay_out(shape, cuda::make_plan<Scalar>(shape, max_workspace_bytes), nullptr, nullptr, &saved,
                          &scratch);
-  };
-  return shape.dtype == DType::float64 ? measure(double()) : measure(float());
+  });
 }
 
 int ctc_loss_cuda_forward(const CtcLossCudaParams& params) {

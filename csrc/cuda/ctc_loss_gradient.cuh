@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(kRowThreads, sizeof(X) == 8 ? 2 : 4)
       frame.base = call.saved.row_base[n * p.shape.T + t];
       frame.scale *= call.saved.row_scale[n * p.shape.T + t];
     }
-    frame.sums = call.saved.posterior_sums + p.shape.T * row.entries_at + int64_t(t) * row.entries;
+    frame.sums = call.saved.posterior_sums + call.plan.frames * row.entries_at + int64_t(t) * row.entries;
     frame.entry_class = call.saved.entry_class + row.pairs_at;
     frame.entries = row.entries;
     frame.blank_entry = row.blank_entry;

@@ -17,30 +17,30 @@
 namespace fastctc {
 namespace cuda {
 
-// How far ahead a lane fetches: its emissions, two frames at a time, and in the second half the other direction's
-// states. As far as registers allow.
+// Packed emissions of one entry in as many frames as one memory access fetches.
+template <class Scalar>
+struct alignas(16) EmissionRun {
+  static constexpr int kFrames = 16 / sizeof(Scalar);
+  typename Number<Scalar>::Exponent frame[kFrames];
+};
+
+// How far ahead a lane fetches: runs of its emissions, and in the second half frames of the other direction's states.
+// As far as registers allow.
 template <class Scalar, int K>
 struct Fetch {
-  static constexpr int kEmissionPairs = sizeof(Scalar) == 4 ? (K <= 2 ? 4 : 2) : 1;
+  static constexpr int kRuns = sizeof(Scalar) == 4 && K <= 2 ? 2 : 1;
   static constexpr int kStates = sizeof(Scalar) == 4 ? (K <= 2 ? 4 : 2) : 1;
 };
 
-// Emissions of one entry in two frames.
-template <class Scalar>
-struct alignas(16) EmissionPair {
-  Scaled<Scalar> frame[2];
+// The label states of a lane's pairs in one frame, packed, as memory holds them; then the bits of their posteriors.
+template <class Scalar, int K>
+struct alignas(K * sizeof(Scalar) < 16 ? K * sizeof(Scalar) : 16) LaneStates {
+  typename Number<Scalar>::Exponent state[K];
 };
 
-// The label states of a lane's pairs in one frame, as memory holds them. Their posteriors take the place of the first
-// half.
-template <class Scalar, int K>
-struct alignas(16) LaneStates {
-  Scaled<Scalar> state[K];
-};
-template <class Scalar, int K>
-struct alignas(K * sizeof(Scalar) < 16 ? K * sizeof(Scalar) : 16) LanePosteriors {
-  Scalar posterior[K];
-};
+// No more bits than this can a state rise above the largest of all that reach it within a block of frames: three are
+// added in each.
+constexpr int kBlockGrowth = 14;
 
 // What a warp hands to the next one: the q of its last lane before each frame of a block, for two blocks in turn.
 // Position 0 of a direction, before its first warp, stays dead.
@@ -58,16 +58,17 @@ struct Chain {
   static constexpr bool kBackwards = kReverse, kWithGradient = kGradient;
   static constexpr Sweep kFirst = kGradient ? Sweep::first_half : Sweep::loss_only;
   using Exponent = typename Number<Scalar>::Exponent;
-  static constexpr int kAhead = Fetch<Scalar, K>::kEmissionPairs, kStatesAhead = Fetch<Scalar, K>::kStates;
-  static constexpr int kPairs = kBlockFrames / 2;
+  static constexpr int kAhead = Fetch<Scalar, K>::kRuns, kStatesAhead = Fetch<Scalar, K>::kStates;
+  static constexpr int kRunFrames = EmissionRun<Scalar>::kFrames, kRuns = kBlockFrames / kRunFrames;
 
   Scaled<Scalar> b[K], l[K];
-  bool leave[K];
-  EmissionPair<Scalar> y[K][kAhead], y_blank[kAhead];  // fetched, of pairs of frames in turn
+  bool leave[K], valid[K];
+  EmissionRun<Scalar> y[K][kAhead], y_blank[kAhead];  // fetched, of runs of frames in turn
   // of the block to fetch from next: each entry's frames lie together
-  const EmissionPair<Scalar>* emission_at[K];
-  const EmissionPair<Scalar>* blank_at;
+  const EmissionRun<Scalar>* emission_at[K];
+  const EmissionRun<Scalar>* blank_at;
   LaneStates<Scalar, K>* states_at;  // of the first frame of the block at hand; frames lie kGroupLanes apart
+  Exponent* lowest_at;               // what they are relative to; blocks lie kGroupLanes apart
   int emission_stride;               // to the next block of this direction
   int blocks_to_fetch;
   bool has_states;  // this lane's pairs have a place in memory
@@ -83,7 +84,8 @@ struct Chain {
     return kReverse ? labels + 1 + dead_pairs(labels) - j : j;
   }
 
-  __device__ __forceinline__ void start(const Call<Scalar>& call, const Row& row, int64_t r, Scaled<Scalar>* edges) {
+  __device__ __forceinline__ void start(const Call<Scalar>& call, const Row& row, int64_t first_row,
+                                        Scaled<Scalar>* edges) {
     const int lane = threadIdx.x % 32, labels = row.labels, warps = blockDim.x / 64;
     warp = int(threadIdx.x / 32) - (kReverse ? warps : 0);
     const int first = (warp * 32 + lane) * K;
@@ -97,35 +99,40 @@ struct Chain {
     const int* const pair_class = call.scratch.pair_class + row.pairs_at;
     const int* const pair_entry = call.scratch.pair_entry + row.pairs_at;
     const int blocks = (row.frames + kBlockFrames - 1) / kBlockFrames, begin = kReverse ? blocks - 1 : 0;
-    const auto* const emissions = reinterpret_cast<const EmissionPair<Scalar>*>(
-                                      call.scratch.emissions + r * call.plan.frames * call.plan.entries) +
-                                  int64_t(begin) * row.entries * kPairs;
-    emission_stride = row.entries * kPairs * (kReverse ? -1 : 1);
+    const auto* const emissions = reinterpret_cast<const EmissionRun<Scalar>*>(emissions_of(call, row, first_row)) +
+                                  int64_t(begin) * row.entries * kRuns;
+    emission_stride = row.entries * kRuns * (kReverse ? -1 : 1);
     blocks_to_fetch = blocks;
     blank_at = emissions;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       const int label = label_of(labels, first + k), next = kReverse ? label - 1 : label + 1;
-      const bool valid = label >= 1 && label <= labels, next_valid = next >= 1 && next <= labels;
-      emission_at[k] = emissions + (valid ? pair_entry[label] : 0) * kPairs;
-      leave[k] = valid && next_valid && pair_class[label] != pair_class[next];
+      const bool next_valid = next >= 1 && next <= labels;
+      valid[k] = label >= 1 && label <= labels;
+      emission_at[k] = emissions + (valid[k] ? pair_entry[label] : 0) * kRuns;
+      leave[k] = valid[k] && next_valid && pair_class[label] != pair_class[next];
       l[k] = dead<Scalar>();
       b[k] = first + k == dead_pairs(labels) ? one<Scalar>() : dead<Scalar>();
     }
     has_states = false;
     states_at = nullptr;
+    lowest_at = nullptr;
     if (kGradient) {
       // the labels of the lane's pairs, from the lowest on: a multiple of K
       const int lowest = label_of(labels, kReverse ? first + K - 1 : first);
       has_states = lowest >= 0 && lowest <= labels + 1;
       const int owner = has_states ? lowest / K : 0;  // the lane that has these pairs in the other direction
-      states_at =
-          reinterpret_cast<LaneStates<Scalar, K>*>(call.scratch.states + r * call.plan.frames * call.plan.width) +
-          (owner / kGroupLanes * call.plan.frames + int64_t(begin) * kBlockFrames) * kGroupLanes + owner % kGroupLanes;
+      const int64_t first_block = owner / kGroupLanes * (call.plan.frames / kBlockFrames) + begin;
+      states_at = reinterpret_cast<LaneStates<Scalar, K>*>(states_of(call, row, first_row)) +
+                  first_block * kBlockFrames * kGroupLanes + owner % kGroupLanes;
+      lowest_at =
+          call.scratch.lowest +
+          (row.groups_at - call.saved.rows[first_row].groups_at) * (call.plan.frames / kBlockFrames) * kGroupLanes +
+          first_block * kGroupLanes + owner % kGroupLanes;
     }
     if (active(labels)) {
 #pragma unroll
-      for (int pair = 0; pair < kAhead; ++pair) fetch(pair);
+      for (int run = 0; run < kAhead; ++run) fetch(run);
     }
   }
 
@@ -135,12 +142,12 @@ struct Chain {
   // Where this direction's f-th frame of a block is in it.
   static __device__ __forceinline__ constexpr int place(int f) { return kReverse ? kBlockFrames - 1 - f : f; }
 
-  // The emissions of this direction's given pair of frames in the block that is fetched from.
-  __device__ __forceinline__ void fetch(int pair) {
-    const int at = kReverse ? kPairs - 1 - pair : pair;
+  // The emissions of this direction's given run of frames in the block that is fetched from.
+  __device__ __forceinline__ void fetch(int run) {
+    const int at = kReverse ? kRuns - 1 - run : run;
 #pragma unroll
-    for (int k = 0; k < K; ++k) y[k][pair % kAhead] = emission_at[k][at];
-    y_blank[pair % kAhead] = blank_at[at];
+    for (int k = 0; k < K; ++k) y[k][run % kAhead] = emission_at[k][at];
+    y_blank[run % kAhead] = blank_at[at];
   }
   __device__ __forceinline__ void fetch_from_next_block() {
 #pragma unroll
@@ -149,9 +156,93 @@ struct Chain {
     --blocks_to_fetch;
   }
 
+  // The emissions of this direction's f-th frame of a block, with exponents that are kBias too large. Nearly all are in
+  // the type's normal range.
+  __device__ __forceinline__ void emissions_of_frame(int f, Scaled<Scalar> (&label)[K], Scaled<Scalar>* blank) const {
+    const int run = f / kRunFrames % kAhead, at = place(f) % kRunFrames;
+    Exponent signs = y_blank[run].frame[at];
+#pragma unroll
+    for (int k = 0; k < K; ++k) signs |= y[k][run].frame[at];
+    if (signs >= 0) {
+#pragma unroll
+      for (int k = 0; k < K; ++k) label[k] = unpack_near_emission<Scalar>(y[k][run].frame[at]);
+      *blank = unpack_near_emission<Scalar>(y_blank[run].frame[at]);
+    } else {
+#pragma unroll
+      for (int k = 0; k < K; ++k) label[k] = unpack_emission_biased<Scalar>(y[k][run].frame[at]);
+      *blank = unpack_emission_biased<Scalar>(y_blank[run].frame[at]);
+    }
+  }
+
+  // What this lane's states of the block at hand are packed relative to: in a block of frames a pair is reached from
+  // those up to kBlockFrames before it, which are in the lanes to the left or come in from the warp before.
+  __device__ __forceinline__ Exponent lowest_of_block(int turn) const {
+    Exponent largest = at_least(b[0].e, l[0].e);
+#pragma unroll
+    for (int k = 1; k < K; ++k) largest = at_least(largest, at_least(b[k].e, l[k].e));
+    constexpr int lanes = kBlockFrames / K;
+#pragma unroll
+    for (int reach = 1; reach < lanes; reach *= 2)
+      largest = at_least(largest, __shfl_up_sync(kAllLanes, largest, reach));
+    largest = at_least(largest, __shfl_up_sync(kAllLanes, largest, 1));
+    if (kMany) {
+      const int lane = threadIdx.x % 32;
+      const Exponent entering =
+          reduce_lanes<kBlockFrames>(edge_in[turn * kBlockFrames + lane % kBlockFrames].e, Largest{});
+      if (lane < lanes) largest = at_least(largest, entering);
+    }
+    return largest + kBlockGrowth + 1 - kNearRange<Scalar>;
+  }
+
+  __device__ __forceinline__ void store_states(int f, Exponent lowest) {
+    Scaled<Scalar> label[K];
+    Exponent packed[K];
+    bool near = true;
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      // whatever is no label, and so of no interest, need not be dead
+      label[k] = {l[k].m, valid[k] ? l[k].e : lowest};
+      near = near && label[k].e >= lowest;
+    }
+    if (near) {
+#pragma unroll
+      for (int k = 0; k < K; ++k) packed[k] = pack_near_state(label[k], lowest);
+    } else {
+#pragma unroll
+      for (int k = 0; k < K; ++k) packed[k] = pack_state(label[k], lowest);
+    }
+    LaneStates<Scalar, K> states;
+#pragma unroll
+    for (int k = 0; k < K; ++k) states.state[kReverse ? K - 1 - k : k] = packed[k];
+    if (has_states) states_at[place(f) * kGroupLanes] = states;
+  }
+
+  // `before` is what enters this lane's labels, `other` what the other direction left in them.
+  __device__ __forceinline__ void store_posteriors(int f, const Scaled<Scalar> (&before)[K],
+                                                   const LaneStates<Scalar, K>& other, Exponent lowest) {
+    LaneStates<Scalar, K> posteriors;
+    Exponent signs = other.state[0];
+#pragma unroll
+    for (int k = 1; k < K; ++k) signs |= other.state[k];
+    Scaled<Scalar> after[K];
+    if (signs >= 0) {
+#pragma unroll
+      for (int k = 0; k < K; ++k) after[k] = unpack_near_state<Scalar>(other.state[k], lowest);
+    } else {
+#pragma unroll
+      for (int k = 0; k < K; ++k) after[k] = unpack_state<Scalar>(other.state[k], lowest);
+    }
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      const int at = kReverse ? K - 1 - k : k;
+      posteriors.state[at] = Number<Scalar>::bits(plain_product(before[k], after[at]));
+    }
+    if (has_states) states_at[place(f) * kGroupLanes] = posteriors;
+  }
+
   // This direction's f-th frame of a block, over which the other direction left the states `other`.
   template <Sweep kSweep>
-  __device__ __forceinline__ void step(int f, const LaneStates<Scalar, K>& other, int turn) {
+  __device__ __forceinline__ void step(int f, const LaneStates<Scalar, K>& other, Exponent lowest, int turn) {
     Scaled<Scalar> stay[K], q[K], before[K];
 #pragma unroll
     for (int k = 0; k < K; ++k) {
@@ -166,28 +257,16 @@ struct Chain {
     } else if (lane == 0) {
       entering = dead<Scalar>();
     }
-    const int pair = f / 2 % kAhead, half = place(f) % 2;
+    Scaled<Scalar> y_label[K], y_b;
+    emissions_of_frame(f, y_label, &y_b);
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       before[k] = add(l[k], k == 0 ? entering : q[k > 0 ? k - 1 : 0]);
-      b[k] = multiply(stay[k], y_blank[pair].frame[half]);
-      l[k] = multiply(before[k], y[k][pair].frame[half]);
+      b[k] = {stay[k].m * y_b.m, stay[k].e + y_b.e - Number<Scalar>::kBias};
+      l[k] = {before[k].m * y_label[k].m, before[k].e + y_label[k].e - Number<Scalar>::kBias};
     }
-    if (kSweep == Sweep::first_half) {
-      LaneStates<Scalar, K> states;
-#pragma unroll
-      for (int k = 0; k < K; ++k) states.state[kReverse ? K - 1 - k : k] = l[k];
-      if (has_states) states_at[place(f) * kGroupLanes] = states;
-    }
-    if (kSweep == Sweep::second_half) {
-      LanePosteriors<Scalar, K> posteriors;
-#pragma unroll
-      for (int k = 0; k < K; ++k) {
-        const int at = kReverse ? K - 1 - k : k;
-        posteriors.posterior[at] = plain_product(before[k], other.state[at]);
-      }
-      if (has_states) *reinterpret_cast<LanePosteriors<Scalar, K>*>(states_at + place(f) * kGroupLanes) = posteriors;
-    }
+    if (kSweep == Sweep::first_half) store_states(f, lowest);
+    if (kSweep == Sweep::second_half) store_posteriors(f, before, other, lowest);
   }
 
   // Makes what follows relative to the probability of all paths, so that products of both directions are posteriors.
@@ -206,19 +285,28 @@ struct Chain {
     constexpr bool kReads = kSweep == Sweep::second_half;
     constexpr int kNextBlock = kBlockFrames * kGroupLanes * (kReverse ? -1 : 1);
     LaneStates<Scalar, K> others[kStatesAhead];
+    Exponent lowest = 0, next_lowest = 0;
+    if (kReads && has_states && active && blocks > 0) next_lowest = *lowest_at;
 #pragma unroll
     for (int f = 0; kReads && f < kStatesAhead; ++f) {
 #pragma unroll
-      for (int k = 0; k < K; ++k) others[f].state[k] = dead<Scalar>();
+      for (int k = 0; k < K; ++k) others[f].state[k] = 0;
       if (has_states && active && blocks > 0) others[f] = states_at[place(f) * kGroupLanes];
     }
     for (int step_index = 0; step_index < steps; ++step_index) {
       const int block = step_index - (kMany ? warp : 0);
       if (active && block >= 0 && block < blocks) {
         const bool more_states = has_states && block + 1 < blocks;
+        if (kReads) {
+          lowest = next_lowest;
+          if (more_states) next_lowest = lowest_at[kReverse ? -kGroupLanes : kGroupLanes];
+        } else if (kGradient) {
+          lowest = lowest_of_block(block % 2);
+          if (has_states) *lowest_at = lowest;
+        }
 #pragma unroll
         for (int f = 0; f < kBlockFrames; ++f) {
-          step<kSweep>(f, others[f % kStatesAhead], block % 2);
+          step<kSweep>(f, others[f % kStatesAhead], lowest, block % 2);
           const int ahead = f + kStatesAhead;
           if (kReads && ahead < kBlockFrames) {
             if (has_states) others[f % kStatesAhead] = states_at[place(ahead) * kGroupLanes];
@@ -226,12 +314,13 @@ struct Chain {
             if (more_states)
               others[f % kStatesAhead] = states_at[place(ahead - kBlockFrames) * kGroupLanes + kNextBlock];
           }
-          if (f % 2 == 0) continue;
-          const int pair = f / 2 + kAhead;
-          if (pair == kPairs) fetch_from_next_block();
-          if (pair < kPairs || blocks_to_fetch > 0) fetch(pair % kPairs);
+          if (f % kRunFrames != kRunFrames - 1) continue;
+          const int run = f / kRunFrames + kAhead;
+          if (run == kRuns) fetch_from_next_block();
+          if (run < kRuns || blocks_to_fetch > 0) fetch(run % kRuns);
         }
         if (kGradient) states_at += kNextBlock;
+        if (kGradient) lowest_at += kReverse ? -kGroupLanes : kGroupLanes;
 #pragma unroll
         for (int k = 0; k < K; ++k) {
           b[k] = normalised(b[k]);
@@ -330,11 +419,11 @@ __device__ bool enters_lattice(const Call<Scalar>& call, const Row& row, int64_t
 
 // What one direction's warps do. Returns the probability of all paths.
 template <class Chain, class Scalar>
-__device__ Scaled<Scalar> run_direction(const Call<Scalar>& call, const Row& row, int64_t r, int before, int after,
-                                        int steps, Scaled<Scalar>* edges, const Meeting<Scalar>& meeting,
+__device__ Scaled<Scalar> run_direction(const Call<Scalar>& call, const Row& row, int64_t first_row, int before,
+                                        int after, int steps, Scaled<Scalar>* edges, const Meeting<Scalar>& meeting,
                                         Scaled<Scalar>* partial) {
   Chain chain;
-  chain.start(call, row, r, edges);
+  chain.start(call, row, first_row, edges);
   const bool active = chain.active(row.labels);
   chain.template sweep<Chain::kFirst>(before, steps, active);
   chain.leave_states(row.labels, Chain::kBackwards ? meeting.blanks_reverse : meeting.blanks,
@@ -358,18 +447,18 @@ __global__ void __launch_bounds__(kMany ? 64 * kMostWarps : 64, 1)
   FASTCTC_SHARED(double, partial_sums, 2 * kMostWarps);
   const int64_t r = blockIdx.x, n = first_row + r;
   const Row row = call.saved.rows[n];
-  if (!enters_lattice(call, row, n)) return;
+  if (row.labels > call.plan.longest || !enters_lattice(call, row, n)) return;
   const int blocks = (row.frames + kBlockFrames - 1) / kBlockFrames, middle = blocks / 2, rest = blocks - middle;
   const int warps_needed = (row.labels + K + 32 * K - 1) / (32 * K);
   const int steps = rest + warps_needed - 1;
   const Meeting<Scalar> meeting(memory, row.labels);
   Scaled<Scalar> total;
   if (threadIdx.x < blockDim.x / 2)
-    total = run_direction<Chain<Scalar, K, kMany, false, kGradient>>(call, row, r, middle, rest, steps, edges, meeting,
-                                                                     partial);
+    total = run_direction<Chain<Scalar, K, kMany, false, kGradient>>(call, row, first_row, middle, rest, steps, edges,
+                                                                     meeting, partial);
   else
-    total = run_direction<Chain<Scalar, K, kMany, true, kGradient>>(call, row, r, rest, middle, steps, edges, meeting,
-                                                                    partial);
+    total = run_direction<Chain<Scalar, K, kMany, true, kGradient>>(call, row, first_row, rest, middle, steps, edges,
+                                                                    meeting, partial);
   settle(call, n, total, sum_normaliser(call, row, r, partial_sums));
 }
 

@@ -11,8 +11,7 @@ constexpr int kPrepareThreads = 256;
 
 struct RowLengths {
   int64_t target_at;  // where the row's labels begin, from targets on
-  int64_t pairs_at;
-  int64_t entries_at;
+  int64_t pairs_at, entries_at, groups_at, long_at;
   int fault;
 };
 
@@ -22,7 +21,7 @@ template <class Scalar>
 __device__ RowLengths check_lengths(const Call<Scalar>& call, int64_t n, long long* shared) {
   const CtcLossCudaParams& p = call.p;
   const int64_t most = p.shape.max_labels, too_many = p.targets_numel + 1;
-  long long before = 0, entries = 0, target_at = 0, all = 0;
+  long long before = 0, entries = 0, groups = 0, long_rows = 0, target_at = 0, all = 0;
   for (int64_t k = threadIdx.x; k < p.shape.N; k += blockDim.x) {
     const int64_t length = p.target_lengths[k];
     const int64_t taken = at_most(at_least<int64_t>(length, 0), too_many);
@@ -32,9 +31,15 @@ __device__ RowLengths check_lengths(const Call<Scalar>& call, int64_t n, long lo
     const int64_t labels = length >= 0 && length <= most ? length : 0;
     before += labels;
     entries += at_most(labels, p.shape.C) + 1;
+    if (labels <= call.plan.longest)
+      groups += row_groups(call.plan, labels);
+    else
+      ++long_rows;
   }
   before = reduce_block(before, shared, Sum{});
   entries = reduce_block(entries, shared, Sum{});
+  groups = reduce_block(groups, shared, Sum{});
+  long_rows = reduce_block(long_rows, shared, Sum{});
   target_at = reduce_block(target_at, shared, Sum{});
   all = reduce_block(all, shared, Sum{});
 
@@ -44,6 +49,8 @@ __device__ RowLengths check_lengths(const Call<Scalar>& call, int64_t n, long lo
   // Where the bound on all labels is too low, faulty rows, of one pair each, lie behind the others.
   lengths.pairs_at = at_most<int64_t>(before, p.shape.total_labels) + n;
   lengths.entries_at = entries;
+  lengths.groups_at = groups;
+  lengths.long_at = long_rows;
   const auto fault = [&] {
     if (frames > p.shape.T) return CtcLossFault::input_length_above_T;
     if (frames < 0) return CtcLossFault::input_length_negative;
@@ -113,7 +120,9 @@ __global__ void __launch_bounds__(kPrepareThreads, 4) prepare_kernel(Call<Scalar
   int fault = lengths.fault;
   Row row{};
   row.pairs_at = lengths.pairs_at;
-  row.entries_at = fault ? 0 : lengths.entries_at;
+  row.entries_at = lengths.entries_at;
+  row.groups_at = lengths.groups_at;
+  row.long_at = lengths.long_at;
   row.frames = int(p.shape.T);
   if (fault != int(CtcLossFault::input_length_above_T) && fault != int(CtcLossFault::input_length_negative))
     row.frames = int(p.input_lengths[n]);

@@ -135,32 +135,33 @@ __device__ inline bool path_reads(const Row& row, int t, const int* pairs_by_cla
   return false;
 }
 
-// Row r of those whose turn it is, row n of the batch.
+// Frame t of row n to the row's emissions.
 template <int threads, class X, class Scalar>
-__device__ void emit(const Call<Scalar>& call, const Row& row, const X* scores, int64_t r, int64_t n, int t,
-                     Scalar base) {
+__device__ void emit(const Call<Scalar>& call, const Row& row, const X* scores, int64_t n, int t, Scalar base,
+                     typename Number<Scalar>::Exponent* emissions) {
   const auto& scratch = call.scratch;
   const int* const entry_class = call.saved.entry_class + row.pairs_at;
-  Scaled<Scalar>* const out = scratch.emissions + r * call.plan.frames * call.plan.entries;
   for (int entry = RowGroup<threads>::lane(); entry < row.entries; entry += threads) {
+    Scaled<Scalar> y = {Scalar(1), Number<Scalar>::kDead};
     const Scalar x = to_scalar(scores[entry_class[entry]]);
-    if (!below_infinity(x)) {
+    if (below_infinity(x)) {
+      y = emission(x, base);
+    } else {
       const int* const segment = scratch.segments + row.pairs_at + n + entry;
       if (path_reads(row, t, scratch.pairs_by_class + row.pairs_at, segment[0], segment[1]))
         atomicOr(scratch.bad_scores + n, 1);
-      out[emission_place(row.entries, t, entry)] = dead<Scalar>();
-    } else {
-      out[emission_place(row.entries, t, entry)] = emission(x, base);
     }
+    emissions[emission_place(row.entries, t, entry)] = pack_emission(y);
   }
 }
 
-// The frame t, past its last one, that fills up the last block of row r of those whose turn it is.
+// The frame t, past its last one, that fills up the last block of a row.
 template <int threads, class Scalar>
-__device__ void emit_nothing(const Call<Scalar>& call, const Row& row, int64_t r, int t) {
-  Scaled<Scalar>* const out = call.scratch.emissions + r * call.plan.frames * call.plan.entries;
-  for (int entry = RowGroup<threads>::lane(); entry < row.entries; entry += threads)
-    out[emission_place(row.entries, t, entry)] = entry == 0 ? one<Scalar>() : dead<Scalar>();
+__device__ void emit_nothing(const Row& row, int t, typename Number<Scalar>::Exponent* emissions) {
+  for (int entry = RowGroup<threads>::lane(); entry < row.entries; entry += threads) {
+    const Scaled<Scalar> y = {Scalar(1), entry == 0 ? 0 : Number<Scalar>::kDead};
+    emissions[emission_place(row.entries, t, entry)] = pack_emission(y);
+  }
 }
 
 // A group of threads per frame and row, in the order in which they lie in memory. Rows first_row and the `rows` from
@@ -178,32 +179,34 @@ __global__ void __launch_bounds__(kRowThreads, sizeof(X) == 8 ? 2 : 4)
   Row row{};
   if (t < call.plan.frames) row = call.saved.rows[n];
   const bool live = row.feasible && t < row.frames;
+  auto* const emissions = emissions_of(call, row, first_row);
   if (row.feasible && t >= row.frames && t / kBlockFrames * kBlockFrames < row.frames)
-    emit_nothing<threads>(call, row, r, t);
+    emit_nothing<threads, Scalar>(row, t, emissions);
   if (Group::kBlock && !live) return;
   const X* const scores =
       live ? static_cast<const X*>(p.scores) + t * p.scores_stride_t + n * p.scores_stride_n : nullptr;
 
-  Scalar base;
+  // Emissions are relative to the largest score of the classes that the target has, so that none need be far below.
+  const Scalar base =
+      largest_score<threads>(scores, call.saved.entry_class + row.pairs_at, live ? row.entries : 0, shared);
   bool usable = true;
   if (p.from_logits) {
     const Softmax<Scalar> softmax = row_softmax<threads>(scores, int(p.shape.C), live, shared);
     const Scalar sum = softmax.count + softmax.tail;
-    base = softmax.largest;
-    usable = below_infinity(base) && sum >= Scalar(1);
+    usable = below_infinity(softmax.largest) && sum >= Scalar(1);
     if (live && Group::lane() == 0) {
       if (!usable) atomicOr(call.scratch.bad_scores + n, 1);
-      call.scratch.normaliser[r * p.shape.T + t] = log1p(softmax.count - Scalar(1) + softmax.tail);
+      call.scratch.normaliser[r * p.shape.T + t] =
+          log1p(softmax.count - Scalar(1) + softmax.tail) + (softmax.largest - base);
       if (p.shape.want_grad) {
-        call.saved.row_base[n * p.shape.T + t] = base;
+        call.saved.row_base[n * p.shape.T + t] = softmax.largest;
         call.saved.row_scale[n * p.shape.T + t] = Scalar(1) / sum;
       }
     }
-  } else {
-    base = largest_score<threads>(scores, call.saved.entry_class + row.pairs_at, live ? row.entries : 0, shared);
-    if (live && Group::lane() == 0) call.scratch.normaliser[r * p.shape.T + t] = -base;
+  } else if (live && Group::lane() == 0) {
+    call.scratch.normaliser[r * p.shape.T + t] = -base;
   }
-  if (live && usable) emit<threads>(call, row, scores, r, n, t, base);
+  if (live && usable) emit<threads>(call, row, scores, n, t, base, emissions);
 }
 
 }  // namespace cuda

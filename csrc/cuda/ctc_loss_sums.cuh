@@ -9,15 +9,16 @@ namespace cuda {
 
 constexpr int kSumThreads = 256;
 
-// Where label posteriors are, in scalars: a lane's take the place of the first half of its label states.
+// Where label posteriors are, in scalars.
 struct PosteriorPlaces {
   int pairs_per_lane;
+  int lane_stride;
   int64_t group_stride;
   int frame_stride;
 
   __device__ __forceinline__ int64_t of(int pair) const {
     const int lane = pair / pairs_per_lane;
-    return lane / kGroupLanes * group_stride + lane % kGroupLanes * 2 * pairs_per_lane + pair % pairs_per_lane;
+    return lane / kGroupLanes * group_stride + lane % kGroupLanes * lane_stride + pair % pairs_per_lane;
   }
 };
 
@@ -38,7 +39,7 @@ __device__ __forceinline__ void sum_posteriors(const Call<Scalar>& call, const R
                                                int frames, int warp, int warps) {
   const int* const pairs_by_class = call.scratch.pairs_by_class + row.pairs_at;
   const int* const segments = call.scratch.segments + row.pairs_at + n;
-  Scalar* const sums = call.saved.posterior_sums + call.p.shape.T * row.entries_at + int64_t(t0) * row.entries;
+  Scalar* const sums = call.saved.posterior_sums + call.plan.frames * row.entries_at + int64_t(t0) * row.entries;
   for (int frame = warp; frame < frames; frame += warps) {
     const Scalar* const from = posteriors + int64_t(frame) * places.frame_stride;
     for (int entry = threadIdx.x % 32; entry < row.entries; entry += 32)
@@ -50,15 +51,14 @@ __device__ __forceinline__ void sum_posteriors(const Call<Scalar>& call, const R
 // Blocks (r, 0), (r, 1), ... share row first_row + r of the batch.
 template <class Scalar>
 __global__ void __launch_bounds__(kSumThreads, 4) sums_kernel(Call<Scalar> call, int64_t first_row) {
-  const int64_t r = blockIdx.x, n = first_row + r;
+  const int64_t n = first_row + blockIdx.x;
   if (call.saved.outcomes[n] != Outcome::possible) return;
   const Row row = call.saved.rows[n];
-  const int warps = kSumThreads / 32, lane_scalars = 2 * call.plan.pairs_per_lane;
-  const PosteriorPlaces places = {call.plan.pairs_per_lane, call.plan.frames * kGroupLanes * lane_scalars,
-                                  kGroupLanes * lane_scalars};
-  sum_posteriors(call, row, n,
-                 reinterpret_cast<const Scalar*>(call.scratch.states + r * call.plan.frames * call.plan.width), places,
-                 0, row.frames, int(blockIdx.y) * warps + int(threadIdx.x / 32), int(gridDim.y) * warps);
+  if (row.labels > call.plan.longest) return;
+  const int warps = kSumThreads / 32, pairs = call.plan.pairs_per_lane;
+  const PosteriorPlaces places = {pairs, pairs, call.plan.frames * kGroupLanes * pairs, kGroupLanes * pairs};
+  sum_posteriors(call, row, n, reinterpret_cast<const Scalar*>(states_of(call, row, first_row)), places, 0, row.frames,
+                 int(blockIdx.y) * warps + int(threadIdx.x / 32), int(gridDim.y) * warps);
 }
 
 // What a row's loss is multiplied by in the reduction.

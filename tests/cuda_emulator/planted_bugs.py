@@ -44,7 +44,7 @@ BARRIER = re.compile(
 LIMIT = 120.0  # seconds for one run; the sources as they are need a few
 
 # The cases of run_ctc_loss that reach a file's kernels, those that show most first.
-GENERAL = ("general", "general_loss_only", "general_in_global_memory")
+GENERAL = ("general", "general_loss_only", "general_in_global_memory", "general_segments")
 ROWS = (
     "few_classes",
     "classes_for_a_warp",
@@ -59,13 +59,17 @@ OTHERS = (
     "mean",
     "wide_scores",
     "faults",
+    "far_scores",
     "rows_take_turns",
+    "rows_take_turns_loss_only",
     "more_warps_than_a_row_needs",
     "many_frames",
 )
 CASES = {
     "ctc_loss_lattice.cuh": (*LATTICE, *OTHERS, *ROWS),
-    "ctc_loss_lattice_general.cuh": GENERAL,
+    "ctc_loss_lattice_general.cuh": (*GENERAL, "long_and_short"),
+    "ctc_loss_numbers.cuh": ("wide_scores", "far_scores", *LATTICE, *OTHERS, *ROWS),
+    "ctc_loss_layout.cuh": ("rows_take_turns", "rows_take_turns_loss_only", *GENERAL, *LATTICE),
     "ctc_loss_prepare.cuh": (*ROWS, "more_labels_than_threads_sort_at_once", *LATTICE, *OTHERS),
     "ctc_loss_sums.cuh": ("few_classes", "mean", *GENERAL, *LATTICE),
 }

@@ -83,6 +83,12 @@ PLANTED = (
         "row.frames > row.labels + repeats",
         "> for >=",
     ),
+    (
+        "ctc_loss_prepare.cuh",
+        "groups += row_groups(call.plan, labels)",
+        "groups += row_groups(call.plan, labels) - 1",
+        "rows share memory",
+    ),
     # ---- one pass over the scores
     (
         "ctc_loss_rows.cuh",
@@ -98,8 +104,8 @@ PLANTED = (
     ),
     (
         "ctc_loss_rows.cuh",
-        "emission_place(row.entries, t, entry)] = emission",
-        "emission_place(row.entries, t, entry + 1)] = emission",
+        "    }\n    emissions[emission_place(row.entries, t, entry)]",
+        "    }\n    emissions[emission_place(row.entries, t, entry + 1)]",
         "index off by one",
     ),
     (
@@ -178,7 +184,80 @@ PLANTED = (
         "blank <= labels + 1) blanks[blank] = b[k]",
         "<= and one more",
     ),
+    (
+        "ctc_loss_lattice.cuh",
+        "if (has_states) *lowest_at = lowest;",
+        "",
+        "states relative to nothing",
+    ),
+    (
+        "ctc_loss_lattice.cuh",
+        "next_lowest = lowest_at[kReverse ? -kGroupLanes : kGroupLanes]",
+        "next_lowest = lowest_at[0]",
+        "states relative to another block",
+    ),
+    (
+        "ctc_loss_lattice.cuh",
+        "valid[k] ? l[k].e : lowest",
+        "lowest",
+        "exponents are lost",
+    ),
+    (
+        "ctc_loss_lattice.cuh",
+        "near = near && label[k].e >= lowest",
+        "near = true",
+        "states out of the near range",
+    ),
+    (
+        "ctc_loss_lattice.cuh",
+        "Exponent signs = y_blank[run].frame[at]",
+        "Exponent signs = 0",
+        "a blank out of the near range",
+    ),
+    (
+        "ctc_loss_lattice.cuh",
+        "row.labels > call.plan.longest ||",
+        "row.labels >= call.plan.longest ||",
+        ">= for >",
+    ),
+    # ---- packed numbers
+    (
+        "ctc_loss_numbers.cuh",
+        "y.e > -N::kBias) return",
+        "y.e > -N::kBias - 1) return",
+        "denormal emissions",
+    ),
+    (
+        "ctc_loss_numbers.cuh",
+        "if (below == full_field<Scalar>(N::kFarEmissionBits)) return {Scalar(1), N::kDead};",
+        "",
+        "dead emissions are only unlikely",
+    ),
+    (
+        "ctc_loss_numbers.cuh",
+        "lowest + kMantissaRoom - below}",
+        "lowest - below}",
+        "far states too small",
+    ),
+    (
+        "ctc_loss_numbers.cuh",
+        "(Exponent(1) << (dropped - 1));\n  return",
+        "(Exponent(1) << (dropped + 1));\n  return",
+        "rounded at the wrong bit",
+    ),
     # ---- a barrier per frame
+    (
+        "ctc_loss_lattice_general.cuh",
+        "slot(row.long_at - call.saved.rows[first_row].long_at)",
+        "slot(0)",
+        "rows share memory",
+    ),
+    (
+        "ctc_loss_lattice_general.cuh",
+        "row.labels <= call.plan.longest ||",
+        "",
+        "a row taken by both kernels",
+    ),
     (
         "ctc_loss_lattice_general.cuh",
         "if (leaves(i - 1)) state",
@@ -212,8 +291,8 @@ PLANTED = (
     # ---- posterior sums, gradient and losses
     (
         "ctc_loss_sums.cuh",
-        "lane % kGroupLanes * 2 * pairs_per_lane",
-        "lane % kGroupLanes * pairs_per_lane",
+        "lane % kGroupLanes * lane_stride",
+        "lane % kGroupLanes * 1",
         "layout",
     ),
     ("ctc_loss_sums.cuh", "rank < to; ++rank", "rank + 1 < to; ++rank", "loop ends early"),
@@ -249,7 +328,19 @@ PLANTED = (
         "first + k <= C) row[first + k]",
         "<= for <",
     ),
-    # ---- launches
+    # ---- memory and launches
+    (
+        "ctc_loss_layout.cuh",
+        "plan->segment = round_up(segment, kBlockFrames);",
+        "plan->segment = segment;",
+        "sums in the place of emissions that are still needed",
+    ),
+    (
+        "ctc_loss_layout.cuh",
+        "plan.frames * (row.entries_at - call.saved.rows[first_row].entries_at)",
+        "plan.frames * row.entries_at",
+        "rows of a later turn beyond the buffer",
+    ),
     (
         "ctc_loss.cu",
         "(frames * rows + per_block - 1) / per_block",

@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-namespace fastctc {
+#include "dtype.h"
 
-enum class DType : int { float16 = 0, bfloat16 = 1, float32 = 2, float64 = 3 };
+namespace fastctc {
 
 enum class Reduction : int {
   none = 0,

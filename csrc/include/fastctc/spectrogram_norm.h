@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "ctc_loss.h"
+#include "dtype.h"
 
 namespace fastctc {
 
