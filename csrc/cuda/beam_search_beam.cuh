@@ -30,8 +30,7 @@ struct NodeTable {
     hash = (hash ^ hash >> 32) * 0xd6e8feb86659fd93ull;
     unsigned place = unsigned(((hash >> 32) * size) >> 32);
     for (;; place = place + 1 == size ? 0 : place + 1) {
-      NodeKey seen = __ldcg(keys + place);
-      if (seen == kFreeNode) seen = atomicCAS(keys + place, kFreeNode, key);
+      const NodeKey seen = atomicCAS(keys + place, kFreeNode, key);
       if (seen == kFreeNode || seen == key) return int(place);
     }
   }

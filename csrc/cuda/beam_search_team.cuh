@@ -2,6 +2,7 @@
 #pragma once
 
 #include "beam_search_layout.cuh"
+#include "ctc_loss_block.cuh"
 
 namespace fastctc {
 namespace cuda {
