@@ -141,11 +141,7 @@ struct Beam {
         s.outlook[0] = outlook_of(s.state[0]);
       }
     }
-    if constexpr (fused) {
-      team.sync();
-      reach = s.outlook[0];
-    }
-    team.sync();
+    if constexpr (fused) reach = outlook_of(fusion_start(fusion));
   }
 
   __device__ __forceinline__ void clear() {
@@ -279,7 +275,6 @@ struct Beam {
   __device__ __forceinline__ void tighten() {
     team.sync();
     bound = at_least_tiny(least_score(Limits::kTiny));
-    team.sync();
     int kept = 0;
     for (int i0 = 0; i0 < fresh; i0 += threads) {
       const int i = i0 + slot;
@@ -295,7 +290,6 @@ struct Beam {
       kept += found;
     }
     fresh = kept;
-    team.sync();
   }
 
   // How many candidates score at least so much.
@@ -450,7 +444,6 @@ struct Beam {
     s.first_child[slot] = -1;
     team.sync();
     if (parent_slot >= 0) s.next_child[slot] = atomicExch(&s.first_child[parent_slot], slot);
-    team.sync();
   }
 
   // The results, after the last frame.
@@ -544,6 +537,7 @@ __global__ void __launch_bounds__(one_warp ? 32 : 32 * kMostTeamWarps, 1)
     beam.alive = false;
     break;
   }
+  // where the beam has died, a copy is under way still
   copy_async_wait<0>();
   beam.finish(n);
 }

@@ -65,7 +65,6 @@ struct BestClasses {
     sort(size);
     held = at_most(held, wanted);
     if (held == wanted) least = score[held - 1];
-    Group::sync();
   }
 
   // Batcher's bitonic sort. Of equal scores the lower class comes first.

@@ -183,7 +183,6 @@ __global__ void __launch_bounds__(kTimesThreads) times_kernel(const __grid_const
   TimesTeam team{shared[0]};
   find_spans(call.paths + r * T, frames, p.blank, S, starts, ends, team);
   if (!confidence) return;
-  __syncthreads();
   State* const states = call.in_shared ? reinterpret_cast<State*>(memory) : call.states + r * 4 * call.pairs;
   ResultLattice<X> lattice{call,
                            p.tokens + row * T,

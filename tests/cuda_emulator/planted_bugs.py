@@ -44,7 +44,8 @@ PROGRAMS = {
 }
 FILES = [path for name in PROGRAMS for path in sorted((KERNELS / "cuda").glob(f"{name}*"))]
 BARRIER = re.compile(
-    r"(?<![\w:])((?:Group::)?sync|__syncthreads|__syncwarp|meet|bar_sync|copy_async_wait<\w+>)"
+    r"(?<![\w:.])((?:Search::)?(?:Group::)?sync|team\.sync|__syncthreads|__syncwarp|meet|bar_sync"
+    r"|copy_async_wait<\w+>)"
     r"\([^()]*\);"
 )
 LIMIT = 120.0  # seconds for one run; the sources as they are need a few

@@ -399,4 +399,9 @@ EQUIVALENT = (
         "normalised(add(lattice.states.blanks[row.labels]",
         "the barriers of sum_normaliser's reduction come before the states are written again",
     ),
+    (
+        "beam_search_beam.cuh",
+        "where the beam has died, a copy is under way still",
+        "the copy goes where nobody looks any more; a block waits for its own before it ends",
+    ),
 )
