@@ -11,6 +11,7 @@ namespace fastctc {
 namespace cuda {
 
 constexpr int kFrameThreads = 128;
+constexpr int kAhead = 4;  // scores that a thread asks for at a time
 
 // `threads` of the block (a warp, or all) collect the best classes of one frame in `room` places.
 template <class Scalar, int threads, int room>
@@ -144,12 +145,17 @@ __global__ void __launch_bounds__(kFrameThreads) frames_kernel(const __grid_cons
   BestClasses<Scalar, threads, room> best{scores + group * room, classes + group * room, counts, call.classes};
   Softmax<Scalar> part;
   Scalar largest = -Scalar(positive_infinity());
-  for (int first = 0; first < C; first += threads) {
-    const int c = first + lane;
-    const Scalar x = c < C ? to_scalar(row[c]) : -Scalar(positive_infinity());
-    largest = x > largest ? x : largest;
-    if (p.from_logits) part.take({x});
-    best.take(x, c);
+  for (int first = lane; first - lane < C; first += kAhead * threads) {
+    Scalar x[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const int c = first + k * threads;
+      x[k] = c < C ? to_scalar(row[c]) : -Scalar(positive_infinity());
+      largest = x[k] > largest ? x[k] : largest;
+    }
+    if (p.from_logits) part.take(x);
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) best.take(x[k], first + k * threads);
   }
   best.settle();
   const RowSums<Scalar> sums_of_row = row_sums<Scalar, threads>(part, largest, p.from_logits, sums);
