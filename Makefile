@@ -26,9 +26,12 @@ ON_EMULATOR = FASTCTC_EMULATE_CUDA=1 FASTCTC_LIBRARY=$$(echo $(abspath .)/$(EMUL
               $(BIN)/python -m pytest -p no:cacheprovider -q
 EMULATED_TESTS := $(addprefix tests/test_loss,.py _autograd.py _contract.py _device.py \
                     _accuracy.py _limits.py _fuzz.py)
+# Streams stay on the CPU, whose last bits are others.
+EMULATED_SEARCH := $(addprefix tests/test_,beam_search_cuda.py beam_search.py decoder_fusion.py)
 # These take too long to be run in every order of the threads.
 EMULATED_LONG := larger_than_caches or checkpoints or 5000_frames or extreme_scores
-SANITIZED_TESTS := tests/test_loss_device.py tests/test_loss_fuzz.py::test_random_batches
+SANITIZED_TESTS := tests/test_loss_device.py tests/test_loss_fuzz.py::test_random_batches \
+                   tests/test_beam_search_cuda.py
 ASAN_LIBRARIES = $(shell for name in libasan.so libubsan.so libstdc++.so.6; do \
                    $(or $(CXX),c++) -print-file-name=$$name; done)
 
@@ -123,6 +126,8 @@ test-emulator: $(VENV)/.installed-test
 	$(CONFIGURE) -B $(EMULATED) -DCMAKE_BUILD_TYPE=Release -DFASTCTC_CUDA=emulate
 	$(BIN)/cmake --build $(EMULATED)
 	FASTCTC_SIMT_ORDER=0 $(ON_EMULATOR) $(EMULATED_TESTS) $(PYTEST_ARGS)
+	FASTCTC_SIMT_ORDER=0 $(ON_EMULATOR) $(EMULATED_SEARCH) -k 'not streams' $(PYTEST_ARGS)
+	FASTCTC_SIMT_ORDER=3 $(ON_EMULATOR) $(firstword $(EMULATED_SEARCH)) $(PYTEST_ARGS)
 	for order in 1 2 3 4; do \
 	  FASTCTC_SIMT_ORDER=$$order $(ON_EMULATOR) $(EMULATED_TESTS) -k 'not ($(EMULATED_LONG))' \
 	    $(PYTEST_ARGS) || exit; \

@@ -15,7 +15,7 @@ class DecodedBatch(NamedTuple):
     """The best labellings of N utterances as tensors, best first, on the device of the emissions.
 
     Attributes:
-        tokens: (N, nbest, L) int64 labels, L the longest's; blank past each length.
+        tokens: (N, nbest, L) int64 labels, L the longest's, or T on CUDA; blank past each length.
         lengths: (N, nbest) int64; 0 where an utterance has fewer labellings.
         scores: (N, nbest) float64 natural logs; -inf where an utterance has fewer labellings.
         lm_scores: (N, nbest) float64: the part of the score that does not come from the emissions.
@@ -84,6 +84,22 @@ def check_lengths(lengths: Any, batch: int, frames: int) -> Tensor:
         return torch.full((batch,), frames, dtype=torch.int64, device="cpu")
     if not isinstance(lengths, Tensor):
         lengths = torch.as_tensor(lengths, device="cpu")
+    check_lengths_shape(lengths, batch)
+    lengths = lengths.detach().to(device="cpu", dtype=torch.int64).reshape(batch).contiguous()
+    wrong = (lengths < 0) | (lengths > frames)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise ValueError(f"lengths[{row}] is {int(lengths[row])}: it must be from 0 to {frames}")
+    return lengths
+
+
+def check_lengths_shape(lengths: Tensor, batch: int) -> None:
+    """Check what is known of lengths without reading them.
+
+    Raises:
+        TypeError: they are no integers.
+        ValueError: they are too many or too few.
+    """
     if lengths.dtype not in INTEGRAL and lengths.numel():
         raise TypeError(f"lengths must be integers, got {lengths.dtype}")
     if lengths.dim() > 1 or lengths.numel() != batch:
@@ -91,12 +107,6 @@ def check_lengths(lengths: Any, batch: int, frames: int) -> Tensor:
             f"lengths must be one for each of the {batch} utterances, got a shape of "
             f"{tuple(lengths.shape)}"
         )
-    lengths = lengths.detach().to(device="cpu", dtype=torch.int64).reshape(batch).contiguous()
-    wrong = (lengths < 0) | (lengths > frames)
-    if bool(wrong.any()):
-        row = int(wrong.nonzero()[0])
-        raise ValueError(f"lengths[{row}] is {int(lengths[row])}: it must be from 0 to {frames}")
-    return lengths
 
 
 def with_adjacent_classes(emissions: Tensor) -> Tensor:
@@ -163,35 +173,51 @@ def beam_search(
 
 
 def greedy(emissions: Tensor, lengths: Tensor, blank: int, from_logits: bool) -> DecodedBatch:
-    """The labels that the best class of each frame spells, for (N, T, C) emissions."""
+    """The labels that the best class of each frame spells, for (N, T, C) emissions; T wide.
+
+    Nothing waits for a device. Lengths out of range leave their rows without a labelling.
+    """
     batch, frames, _ = emissions.shape
+    device = emissions.device
     values = emissions if emissions.dtype is torch.float64 else emissions.float()
     best, path = values.max(-1)
     if from_logits:
         best = best - values.logsumexp(-1)
-    time = torch.arange(frames, device=emissions.device)
-    valid = time < lengths.to(emissions.device)[:, None]
+    time = torch.arange(frames, device=device)
+    good = (lengths >= 0) & (lengths <= frames)
+    valid = (time < lengths[:, None]) & good[:, None]
     path = torch.where(valid, path, blank)
-    changed = torch.ones_like(path, dtype=torch.bool)
-    changed[:, 1:] = path[:, 1:] != path[:, :-1]
-    first = changed & (path != blank)
-    counts = first.sum(1)
-    width = int(counts.max()) if batch else 0
-    out = empty_batch(batch, 1, width, blank)
-    out = DecodedBatch(*(tensor.to(emissions.device) for tensor in out))
-    out.lengths[:, 0] = counts
-    out.scores[:, 0] = torch.where(valid, best, 0).double().sum(1)
-    # every frame of a label knows which label it belongs to
     inside = path != blank
-    rows, frames_inside = inside.nonzero(as_tuple=True)
-    label = (first.cumsum(1) - 1)[rows, frames_inside]
-    out.tokens[rows, 0, label] = path[rows, frames_inside]
-    out.ends[:, 0].index_put_((rows, label), torch.ones_like(label), accumulate=True)
-    confidence = torch.zeros_like(out.confidence[:, 0])
-    probability = best[rows, frames_inside].float().exp()
-    confidence.index_put_((rows, label), probability, accumulate=True)
-    out.confidence[:, 0] = confidence / out.ends[:, 0].clamp(min=1)
-    starts_at, frame = first.nonzero(as_tuple=True)
-    out.starts[starts_at, 0, (first.cumsum(1) - 1)[starts_at, frame]] = frame
-    out.ends[:, 0] += out.starts[:, 0]
-    return out
+    # the blank before the first frame and after the last one
+    differs = path.diff(dim=1, prepend=path.new_full((batch, 1), blank)) != 0
+    ends_here = path.diff(dim=1, append=path.new_full((batch, 1), blank)) != 0
+    begins, ends_here = differs & inside, ends_here & inside
+    label = begins.cumsum(1) - 1
+    rows = torch.arange(batch, device=device)[:, None]
+
+    def put(values: Tensor, where: Tensor, empty: float, accumulate: bool = False) -> Tensor:
+        """(N, 1, T): each value at its label; what is nowhere goes behind the last place."""
+        out = values.new_full((batch, frames + 1), empty)
+        at = torch.where(where, label, frames)
+        out.index_put_((rows, at), torch.where(where, values, empty), accumulate=accumulate)
+        return out[:, None, :frames]
+
+    starts = put(time.expand(batch, -1), begins, 0)
+    ends = put(time.expand(batch, -1) + 1, ends_here, 0)
+    sums = put(best.float().exp(), inside, 0, accumulate=True)
+    scores = torch.where(valid, best, 0).double().sum(1).masked_fill(~good, -torch.inf)
+    return DecodedBatch(
+        tokens=put(path, begins, blank),
+        lengths=begins.sum(1)[:, None],
+        scores=scores[:, None],
+        lm_scores=torch.zeros_like(scores)[:, None],
+        starts=starts,
+        ends=ends,
+        confidence=sums / (ends - starts).clamp(min=1),
+    )
+
+
+def as_wide_as_the_longest(decoded: DecodedBatch) -> DecodedBatch:
+    """The same without the places that no labelling uses; waits for its device."""
+    longest = int(decoded.lengths.max()) if decoded.lengths.numel() else 0
+    return DecodedBatch(*(each[..., :longest] if each.dim() == 3 else each for each in decoded))

@@ -207,7 +207,8 @@ class Fusion:
                 for table in tables
             ]
             addresses = [copy.data_ptr() if len(copy) else 0 for copy in copies]
-            self._on_device[device] = self._make_view(addresses), copies
+            # another thread may have been quicker, and kernels may be reading its copies
+            self._on_device.setdefault(device, (self._make_view(addresses), copies))
         return self._on_device[device][0]
 
     @property

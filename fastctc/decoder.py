@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastctc import _decode
+from fastctc import _decode, _decode_cuda
 from fastctc._checks import DTYPE_CODES
 from fastctc._decode import DecodedBatch
 from fastctc._fusion import Fusion
@@ -65,21 +65,28 @@ def greedy_decode(
 
     Returns:
         One labelling for each utterance, nbest = 1: its score is that of the path, its confidences
-        are the mean probabilities of the labels' frames.
+        are the mean probabilities of the labels' frames. On a CUDA device nothing is waited for:
+        L is T, and a length there that is out of range leaves its row with a score of -inf.
 
     Raises:
         TypeError: an argument is of the wrong type.
         ValueError: a shape, a length or the blank is out of range.
     """
     emissions = _decode.check_emissions(emissions, (3,))
-    lengths = _decode.check_lengths(lengths, emissions.size(0), emissions.size(1))
+    backend = _decode_cuda.backend_for(emissions, 1)
+    if backend is None:
+        lengths = _decode.check_lengths(lengths, emissions.size(0), emissions.size(1))
+        lengths = lengths.to(emissions.device)
+    else:
+        lengths = _decode_cuda.check_lengths(backend, lengths, emissions)
     if not 0 <= blank < emissions.size(-1):
         raise ValueError(f"blank is {blank}: it must be from 0 to {emissions.size(-1) - 1}")
     if emissions.size(1) == 0:
         out = _decode.empty_batch(emissions.size(0), 1, 0, blank)
         out.scores.zero_()
         return DecodedBatch(*(tensor.to(emissions.device) for tensor in out))
-    return _decode.greedy(emissions, lengths, blank, from_logits)
+    decoded = _decode.greedy(emissions, lengths, blank, from_logits)
+    return decoded if backend is not None else _decode.as_wide_as_the_longest(decoded)
 
 
 class CTCDecoder:
@@ -239,20 +246,40 @@ class CTCDecoder:
 
         Args:
             emissions: (N, T, C) natural-log probabilities, or logits with ``from_logits``; float16,
-                bfloat16, float32 or float64. The search runs on the CPU, over as many threads as
+                bfloat16, float32 or float64. On a CUDA device the search runs there, on the current
+                stream, with beams up to 256. All others run on the CPU, over as many threads as
                 ``torch.get_num_threads()``; emissions from elsewhere are copied.
             lengths: (N,) frames of each utterance, a tensor or a list. None: all T.
             from_logits: apply a log-softmax over the classes first.
+
+        Returns:
+            Tensors on the device of the emissions. From a search on CUDA nothing is waited for:
+            L is T, and an utterance whose length on the device is out of range has no labelling.
 
         Raises:
             TypeError: an argument is of the wrong type.
             ValueError: a shape or a length is out of range.
         """
         emissions = _decode.check_emissions(emissions, (3,), len(self.tokens))
-        out = self._search(emissions, lengths, from_logits)
+        out = self._search(emissions, lengths, from_logits, wait=False)
         return DecodedBatch(*(tensor.to(emissions.device) for tensor in out))
 
-    def _search(self, emissions: Tensor, lengths: Any, from_logits: bool) -> DecodedBatch:
+    def _search(
+        self, emissions: Tensor, lengths: Any, from_logits: bool, wait: bool
+    ) -> DecodedBatch:
+        backend = _decode_cuda.backend_for(emissions, self.beam_size)
+        if backend is not None:
+            return _decode_cuda.beam_search(
+                backend,
+                self._options[bool(from_logits)],
+                self.fusion,
+                emissions,
+                _decode_cuda.check_lengths(backend, lengths, emissions),
+                nbest=self.nbest,
+                timesteps=self.timesteps,
+                confidence=self.confidence,
+                wait=wait,
+            )
         lengths = _decode.check_lengths(lengths, emissions.size(0), emissions.size(1))
         options = self._options[bool(from_logits)]
         emissions = _decode.with_adjacent_classes(emissions)
@@ -266,7 +293,7 @@ class CTCDecoder:
         A frame without a finite score leaves an utterance without hypotheses; NaN counts as -inf.
         """
         emissions = _decode.check_emissions(emissions, (3,), len(self.tokens))
-        return self.hypotheses(self._search(emissions, lengths, from_logits))
+        return self.hypotheses(self._search(emissions, lengths, from_logits, wait=True))
 
     def hypotheses(self, decoded: DecodedBatch) -> list[list[Hypothesis]]:
         """Texts for tensors that `decode_tensors` or `greedy_decode` has made."""
@@ -310,6 +337,7 @@ class CTCDecoder:
         """The hypothesis of each utterance's best path: see `greedy_decode`."""
         emissions = _decode.check_emissions(emissions, (3,), len(self.tokens))
         decoded = greedy_decode(emissions, lengths, blank=self.blank, from_logits=from_logits)
+        decoded = _decode.as_wide_as_the_longest(decoded)
         return [found[0] for found in self.hypotheses(decoded)]
 
     def stream(self, *, from_logits: bool = False) -> CTCStream:

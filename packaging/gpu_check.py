@@ -174,6 +174,9 @@ def stages(out: Path, arch: str, quick: bool) -> list[Stage]:
     bench = [python, "-m", "benchmarks.bench_forced_align_cuda"]
     bench += ["--out", out / "forced-align-cuda.json", *["--quick"] * quick]
     found.append(Stage("benchmark of forced alignment", bench, 40, 15))
+    bench = [python, "-m", "benchmarks.bench_beam_search_cuda"]
+    bench += ["--out", out / "beam-search-cuda.json", *["--quick"] * quick]
+    found.append(Stage("benchmark of the beam search", bench, 60, 15))
     bench = [python, "-m", "benchmarks.bench_spectrogram_norm_cuda"]
     bench += ["--out", out / "spectrogram-norm-cuda.json", *["--quick"] * quick]
     found += [

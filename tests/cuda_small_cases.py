@@ -1,4 +1,4 @@
-"""Small losses on a GPU, each held against the CPU's: what compute-sanitizer is run on.
+"""Small losses and searches on a GPU, held against the CPU's: for compute-sanitizer.
 
     compute-sanitizer --tool memcheck python tests/cuda_small_cases.py
 
@@ -13,6 +13,11 @@ from typing import Any
 import torch
 from align_cases import align, assert_same
 from loss_cases import Case, assert_close, make_case, ours
+from test_beam_search_cuda import assert_same as assert_same_hypotheses
+from test_beam_search_cuda import decoder, on_cpu
+from test_decoder_fusion import OPTIONS, TOKENS
+
+from fastctc import CTCDecoder, greedy_decode
 
 # Frames, rows, classes, labels; what is special.
 CASES: list[tuple[tuple[int, int, int, int], dict[str, Any], dict[str, Any]]] = [
@@ -50,6 +55,29 @@ def align_small_cases() -> int:
     return 2 * len(shapes) + len(BAD)
 
 
+def search_small_cases() -> int:
+    """Beams in one warp and in several, classes for a warp and a block, models, bad lengths."""
+    shapes = [(12, 29, 8), (4, 900, 12), (6, 29, 70), (3, 700, 120)]
+    for index, (frames, classes, beam) in enumerate(shapes):
+        generator = torch.manual_seed(560 + index)
+        emissions = torch.randn(2, frames, classes, generator=generator).mul(2)
+        lengths = torch.tensor([frames, 2])
+        search = decoder(classes, beam, blank=index)
+        found = search(emissions.cuda(), lengths.cuda(), from_logits=True)
+        assert_same_hypotheses(found, on_cpu(search, emissions, lengths, True))
+        greedy_decode(emissions.cuda(), lengths.cuda())
+    emissions = torch.randn(2, 12, len(TOKENS), generator=torch.manual_seed(570)).log_softmax(-1)
+    for beam in (8, 40):
+        search = CTCDecoder(TOKENS, beam_size=beam, nbest=beam, **OPTIONS["all"])
+        assert_same_hypotheses(search(emissions.cuda()), on_cpu(search, emissions), 1e-4)
+    equal = torch.zeros(1, 4, 40)
+    for beam in (30, 50):
+        search = decoder(40, beam, timesteps=False, confidence=False)
+        assert_same_hypotheses(search(equal.cuda()), on_cpu(search, equal))
+    assert search(equal.cuda(), torch.tensor([2**40]).cuda()) == [[]]
+    return len(shapes) + 5
+
+
 def main() -> int:
     count = 0
     for index, (shape, made, options) in enumerate(CASES):
@@ -63,9 +91,9 @@ def main() -> int:
         getattr(case, name).view(-1)[1] = value
         ours(case, from_logits=True, reduction="none")
         count += 1
-    count += align_small_cases()
+    count += align_small_cases() + search_small_cases()
     torch.cuda.synchronize()
-    print(f"{count} losses, gradients and alignments on {torch.cuda.get_device_name()}")
+    print(f"{count} losses, gradients, alignments and searches on {torch.cuda.get_device_name()}")
     return 0
 
 

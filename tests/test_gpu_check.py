@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import bench_beam_search_cuda as bench_beam
 from benchmarks import bench_ctc_loss_cuda as bench
 from benchmarks.shapes import WORKLOADS
 
@@ -167,6 +168,28 @@ def test_benchmark_shows_its_rows() -> None:
     assert "2.0x < 3x" not in bench.render(report | {"quick": True})
     assert "| T=4000 S=40 | - | 0.100 |" in text
     assert "| T=4000 S=200 | 0.057 | 0.100 |" in text
+
+
+def test_benchmark_of_the_beam_search_has_rows_that_decode() -> None:
+    for each in bench_beam.QUICK_ROWS:
+        emissions, decoder = bench_beam.emissions_of(each), bench_beam.decoder_of(each)
+        found = decoder(emissions)
+        assert len(found) == each.batch
+        assert all(len(hypotheses) == each.nbest for hypotheses in found)
+        assert bool(found[0][0].timesteps) == each.times
+    measured = {
+        "name": "batch",
+        "ours_step_s": 1e-3,
+        "ours_graph_s": 9e-4,
+        "graph_us_per_frame": 0.9,
+        "share_of_floor": 0.125,
+        "cpu_ratio": 25.0,
+        "ratio": None,
+        "peer_missing": "torchaudio is not installed",
+    }
+    told = "batch: 1000, 900, 0.900, 12.5%, 25.0, torchaudio is not installed"
+    assert bench_beam.told(measured) == told
+    assert bench_beam.told(measured | {"ratio": 11.0}).endswith(", 11.0")
 
 
 PTXAS = """

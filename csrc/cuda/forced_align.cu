@@ -37,7 +37,7 @@ __device__ __forceinline__ double infinite() { return __longlong_as_double(0x7ff
 
 struct Scratch {
   uint32_t* back;      // (N, T, groups, kWords)
-  double* normaliser;  // (N, T), logits only
+  double* normaliser;  // (utterances, T), logits only
   double* edges;       // (N, T), with more than kMostWarps groups only
   int groups;          // of 32 pairs, in the longest target
   int64_t bytes;
@@ -54,7 +54,8 @@ Scratch lay_out(const ForcedAlignCudaShape& shape, void* memory) {
   };
   const int64_t frames = shape.N * shape.T;
   s.back = reinterpret_cast<uint32_t*>(take(frames * s.groups * kWords * int64_t(sizeof(uint32_t))));
-  if (shape.from_logits) s.normaliser = reinterpret_cast<double*>(take(frames * int64_t(sizeof(double))));
+  const int64_t rows = frames / shape.targets_per_utterance;
+  if (shape.from_logits) s.normaliser = reinterpret_cast<double*>(take(rows * int64_t(sizeof(double))));
   if (s.groups > kMostWarps) s.edges = reinterpret_cast<double*>(take(frames * int64_t(sizeof(double))));
   return s;
 }
@@ -66,7 +67,8 @@ __global__ void __launch_bounds__(256) normalise_kernel(ForcedAlignCudaParams p,
   using Real = typename RealOf<X>::type;
   const int lane = int(threadIdx.x) % kLanes;
   const int64_t warps = int64_t(gridDim.x) * (blockDim.x / kLanes), T = p.shape.T, C = p.shape.C;
-  for (int64_t r = int64_t(blockIdx.x) * (blockDim.x / kLanes) + threadIdx.x / kLanes; r < p.shape.N * T; r += warps) {
+  const int64_t utterances = p.shape.N / p.shape.targets_per_utterance;
+  for (int64_t r = int64_t(blockIdx.x) * (blockDim.x / kLanes) + threadIdx.x / kLanes; r < utterances * T; r += warps) {
     const int64_t n = r / T, t = r % T;
     if (t >= p.input_lengths[n]) continue;
     const X* const row = static_cast<const X*>(p.scores) + t * p.scores_stride_t + n * p.scores_stride_n;
@@ -110,7 +112,7 @@ struct Row {
 
 // Finds row n and checks it. `counts` are three zeroed words of shared memory, `flag` a zeroed one.
 __device__ Row find_row(const ForcedAlignCudaParams& p, int64_t n, unsigned long long* counts, int* flag) {
-  const int64_t T = p.input_lengths[n], S = p.target_lengths[n];
+  const int64_t T = p.input_lengths[n / p.shape.targets_per_utterance], S = p.target_lengths[n];
   bool bad = T < 0 || T > p.shape.T || S < 0 || S > p.shape.max_labels || S > p.targets_numel;
   Row row{bad ? 0 : int(T), bad ? 0 : int(S), p.targets + n * p.targets_stride, 0};
   if (p.targets_stride == 0) {
@@ -264,6 +266,7 @@ template <class X>
 __device__ void trace_back(const ForcedAlignCudaParams& p, const Scratch& scratch, int64_t n, const Row& row,
                            const X* scores, const uint32_t* back, bool on_label) {
   using Real = typename RealOf<X>::type;
+  const int64_t utterance = n / p.shape.targets_per_utterance;
   const int lane = int(threadIdx.x) % kLanes;
   int pair = row.S;
   for (int top = row.T - 1; top >= 0; top -= kLanes - 1) {
@@ -296,7 +299,7 @@ __device__ void trace_back(const ForcedAlignCudaParams& p, const Scratch& scratc
       const double score = to_double(scores[t * p.scores_stride_t + label]);
       p.paths[n * p.shape.T + t] = label;
       static_cast<Real*>(p.path_scores)[n * p.shape.T + t] =
-          Real(p.shape.from_logits ? score - scratch.normaliser[n * p.shape.T + t] : score);
+          Real(p.shape.from_logits ? score - scratch.normaliser[utterance * p.shape.T + t] : score);
     }
   }
 }
@@ -308,18 +311,18 @@ __global__ void __launch_bounds__(kLanes* kMostWarps, 1) align_kernel(ForcedAlig
   FASTCTC_SHARED(unsigned long long, counts, 3);
   FASTCTC_SHARED(int, flags, 2);  // of find_row; NaN was read
   FASTCTC_SHARED(double, last, 2);
-  const int64_t n = blockIdx.x, T = p.shape.T;
+  const int64_t n = blockIdx.x, T = p.shape.T, utterance = n / p.shape.targets_per_utterance;
   if (threadIdx.x < 3) counts[threadIdx.x] = 0;
   if (threadIdx.x < 2) flags[threadIdx.x] = 0;
   __syncthreads();
   Row row = find_row(p, n, counts, &flags[0]);
   bool on_label = false;
-  const X* const scores = static_cast<const X*>(p.scores) + n * p.scores_stride_n;
+  const X* const scores = static_cast<const X*>(p.scores) + utterance * p.scores_stride_n;
   uint32_t* const back = scratch.back + n * T * scratch.groups * kWords;
   if (row.fault == 0 && row.T > 0) {
     if (p.shape.from_logits)
       for (int64_t t = threadIdx.x; t < row.T; t += blockDim.x) {
-        const double normaliser = scratch.normaliser[n * T + t];
+        const double normaliser = scratch.normaliser[utterance * T + t];
         if (normaliser != normaliser) atomicOr(&flags[1], 1);
       }
     const int groups = row.S / kLanes + 1, most = int(blockDim.x) / kLanes;
@@ -358,7 +361,7 @@ cudaError_t launch_kernels(const ForcedAlignCudaParams& p) {
   const cudaStream_t stream = static_cast<cudaStream_t>(p.stream);
   if (p.shape.from_logits) {
     constexpr int64_t kRows = 256 / kLanes, kMostBlocks = int64_t(1) << 20;
-    const int64_t blocks = (p.shape.N * p.shape.T + kRows - 1) / kRows;
+    const int64_t rows = p.shape.N / p.shape.targets_per_utterance * p.shape.T, blocks = (rows + kRows - 1) / kRows;
     const cudaError_t error = launch(normalise_kernel<X>, dim3(unsigned(blocks < kMostBlocks ? blocks : kMostBlocks)),
                                      dim3(256), 0, stream, p, scratch);
     if (error != cudaSuccess) return error;

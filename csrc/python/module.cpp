@@ -9,6 +9,7 @@ void bind_language_model(pybind11::module_& m);
 void bind_output_memory(pybind11::module_& m);
 void bind_spectrogram_norm(pybind11::module_& m);
 #ifdef FASTCTC_WITH_CUDA
+void bind_beam_search_cuda(pybind11::module_& m);
 void bind_ctc_loss_cuda(pybind11::module_& m);
 void bind_forced_align_cuda(pybind11::module_& m);
 #endif
@@ -23,6 +24,7 @@ PYBIND11_MODULE(_C, m) {
   bind_output_memory(m);
   bind_spectrogram_norm(m);
 #ifdef FASTCTC_WITH_CUDA
+  bind_beam_search_cuda(m);
   bind_ctc_loss_cuda(m);
   bind_forced_align_cuda(m);
 #endif

@@ -1,4 +1,4 @@
-"""Tests of the emulator, and of the CTC loss's kernels in it under sanitizers; no torch involved.
+"""Tests of the emulator, and of kernels in it under sanitizers; no torch involved.
 
 Not collected by default: `make test-emulator` names this file.
 """
@@ -57,6 +57,13 @@ def ctc_loss(folder: Path, emulator: list[Path], build: str) -> Path:
     return built(folder, emulator, build, "run_ctc_loss", sources)
 
 
+@pytest.fixture(scope="session")
+def beam_search(folder: Path, emulator: list[Path], build: str) -> Path:
+    names = ("cuda/beam_search.cu", "cuda/forced_align.cu", "cpu/fusion.cpp", "cpu/trie_tables.cpp")
+    sources = [*(ROOT / "csrc" / name for name in names), HERE / "run_beam_search.cpp"]
+    return built(folder, emulator, build, "run_beam_search", sources)
+
+
 def test_the_emulator(simt_tests: Path, build: str) -> None:
     names = run(simt_tests).output.split()
     assert len(names) > 40
@@ -82,6 +89,15 @@ def test_the_loss(ctc_loss: Path, build: str, order: int) -> None:
     if build == "race" and order > 1:
         pytest.skip("ThreadSanitizer sees a race in whatever order the threads run")
     result = run(ctc_loss, order=order)
+    assert result.passed, result.output[-4000:]
+    assert result.output.count(": agrees") > 15
+
+
+@pytest.mark.parametrize("order", range(ORDERS))
+def test_the_beam_search(beam_search: Path, build: str, order: int) -> None:
+    if build == "race" and order > 1:
+        pytest.skip("ThreadSanitizer sees a race in whatever order the threads run")
+    result = run(beam_search, order=order)
     assert result.passed, result.output[-4000:]
     assert result.output.count(": agrees") > 15
 

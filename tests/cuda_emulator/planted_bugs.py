@@ -1,8 +1,9 @@
-"""Plants bugs into copies of the CTC loss's kernels, one at a time, and expects each to be caught.
+"""Plants bugs into copies of CUDA kernels, one at a time, and expects each to be caught.
 
 Every barrier is taken out, wherever the sources have one; PLANTED lists mistakes of other kinds.
-A bug is caught when `run_ctc_loss` in the emulator finds a wrong number, the emulator stops a
-kernel, or a sanitizer reports an error. Those that can change nothing are in EQUIVALENT, with why.
+A bug is caught when `run_ctc_loss` or `run_beam_search` in the emulator finds a wrong number, the
+emulator stops a kernel, or a sanitizer reports an error. Those that can change nothing are in
+EQUIVALENT, with why.
 
     python tests/cuda_emulator/planted_bugs.py [--only TEXT]
 """
@@ -36,9 +37,15 @@ from toolchain import (
 )
 
 KERNELS = ROOT / "csrc"
-FILES = sorted((KERNELS / "cuda").glob("ctc_loss*"))
+# Which program runs a kernel's source and what else that needs, by how the files' names begin.
+PROGRAMS = {
+    "ctc_loss": (),
+    "beam_search": ("cuda/forced_align.cu", "cpu/fusion.cpp", "cpu/trie_tables.cpp"),
+}
+FILES = [path for name in PROGRAMS for path in sorted((KERNELS / "cuda").glob(f"{name}*"))]
 BARRIER = re.compile(
-    r"(?<![\w:])((?:Group::)?sync|__syncthreads|__syncwarp|meet|bar_sync|copy_async_wait<\w+>)"
+    r"(?<![\w:.])((?:Search::)?(?:Group::)?sync|team\.sync|__syncthreads|__syncwarp|meet|bar_sync"
+    r"|copy_async_wait<\w+>)"
     r"\([^()]*\);"
 )
 LIMIT = 120.0  # seconds for one run; the sources as they are need a few
@@ -65,6 +72,20 @@ OTHERS = (
     "more_warps_than_a_row_needs",
     "many_frames",
 )
+# Likewise of run_beam_search.
+BEAMS = (
+    "few_classes",
+    "several_warps",
+    "hotwords",
+    "equal_scores_in_several_warps",
+    "equal_scores_and_no_room",
+    "blank_skipped",
+    "hotwords_several_warps",
+    "many_frames",
+    "faults",
+)
+FRAMES = ("a_warp_of_prefixes", "many_classes_many_prefixes", "many_classes", "nucleus", "pruned")
+TIMES = ("results_take_turns", "states_in_global_memory", "one_prefix", "equal_scores")
 CASES = {
     "ctc_loss_lattice.cuh": (*LATTICE, *OTHERS, *ROWS),
     "ctc_loss_lattice_general.cuh": (*GENERAL, "long_and_short"),
@@ -72,8 +93,18 @@ CASES = {
     "ctc_loss_layout.cuh": ("rows_take_turns", "rows_take_turns_loss_only", *GENERAL, *LATTICE),
     "ctc_loss_prepare.cuh": (*ROWS, "more_labels_than_threads_sort_at_once", *LATTICE, *OTHERS),
     "ctc_loss_sums.cuh": ("few_classes", "mean", *GENERAL, *LATTICE),
+    "beam_search_beam.cuh": (*BEAMS, *FRAMES, *TIMES),
+    "beam_search_frames.cuh": (*FRAMES, *BEAMS),
+    "beam_search_team.cuh": ("several_warps", *BEAMS, *FRAMES),
+    "beam_search_times.cuh": (*TIMES, *BEAMS[:2]),
 }
-ALL = (*ROWS, *LATTICE, *OTHERS, *GENERAL, "more_labels_than_threads_sort_at_once")
+ALL = {
+    "ctc_loss": (*ROWS, *LATTICE, *OTHERS, *GENERAL, "more_labels_than_threads_sort_at_once"),
+    "beam_search": (*BEAMS, *FRAMES, *TIMES),
+}
+
+
+Others = dict[tuple[str, str], list[Path]]
 
 
 @dataclass(frozen=True)
@@ -86,6 +117,10 @@ class Bug:
     build: str
     text: str
     """The whole file with the bug in it."""
+
+    @property
+    def program(self) -> str:
+        return next(name for name in PROGRAMS if self.file.startswith(name))
 
     @property
     def place(self) -> str:
@@ -144,19 +179,32 @@ def how_caught(result: Result) -> str | None:
     return f"exit status {result.status}"
 
 
-def build_program(folder: Path, kernels: Path, build: str, others: list[Path]) -> Path:
+def build_program(name: str, folder: Path, kernels: Path, build: str, others: Others) -> Path:
     flags = ("-O1", *KERNEL_FLAGS, *SANITIZERS[build], "-Wno-error", "-w")
-    kernel = compile_source(kernels / "cuda" / "ctc_loss.cu", folder, flags, include=kernels)
-    return link(folder / "run_ctc_loss", [kernel, *others], build)
+    kernel = compile_source(kernels / "cuda" / f"{name}.cu", folder, flags, include=kernels)
+    return link(folder / f"run_{name}", [kernel, *others[name, build]], build)
+
+
+def other_objects(folder: Path, emulator: list[Path]) -> Others:
+    """What is linked with the kernels, for each program and each build."""
+    others = {}
+    for name, sources in PROGRAMS.items():
+        for build in ("address", "race"):
+            flags = ("-O1", *KERNEL_FLAGS, *SANITIZERS[build])
+            paths = [HERE / f"run_{name}.cpp", *(KERNELS / source for source in sources)]
+            objects = [compile_source(path, folder / build, flags) for path in paths]
+            others[name, build] = [*objects, *emulator]
+    return others
 
 
 def attempts(build: str) -> tuple[int, ...]:
     return (0,) if build == "race" else (0, 1, 2, 3)
 
 
-def judge(bug: Bug, others: dict[str, list[Path]], cases: tuple[str, ...]) -> Verdict:
+def judge(bug: Bug, others: Others) -> Verdict:
     """Build the program with the bug in it and run it until something is seen."""
     began = time.monotonic()
+    cases = CASES.get(bug.file, ALL[bug.program])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         kernels = folder / "csrc"
@@ -166,7 +214,7 @@ def judge(bug: Bug, others: dict[str, list[Path]], cases: tuple[str, ...]) -> Ve
         # What the bug's own build does not see, the other may.
         for build in (bug.build, "race" if bug.build == "address" else "address"):
             try:
-                program = build_program(folder, kernels, build, others[build])
+                program = build_program(bug.program, folder, kernels, build, others)
             except BuildError as error:
                 words = str(error).strip().splitlines()
                 return Verdict(bug, False, f"does not compile: {words[0] if words else ''}", 0)
@@ -178,15 +226,15 @@ def judge(bug: Bug, others: dict[str, list[Path]], cases: tuple[str, ...]) -> Ve
     return Verdict(bug, False, "NOT CAUGHT", time.monotonic() - began)
 
 
-def sources_pass(folder: Path, others: dict[str, list[Path]]) -> bool:
+def sources_pass(folder: Path, others: Others) -> bool:
     """Whether nothing is found where nothing was planted."""
     good = True
-    for build in ("address", "race"):
-        program = build_program(folder / f"clean-{build}", KERNELS, build, others[build])
+    for name, build in others:
+        program = build_program(name, folder / f"clean-{name}-{build}", KERNELS, build, others)
         for order in attempts(build):
-            how = how_caught(run(program, *ALL, order=order, limit=4 * LIMIT))
+            how = how_caught(run(program, *ALL[name], order=order, limit=4 * LIMIT))
             if how:
-                print(f"The sources as they are, {build} build, order {order}: {how}")
+                print(f"{name} as it is, {build} build, order {order}: {how}")
                 good = False
     return good
 
@@ -198,17 +246,12 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(os.cpu_count()) as pool:
         folder = Path(name)
-        emulator = emulator_objects(folder)
-        others = {}
-        for build in ("address", "race"):
-            flags = ("-O1", *KERNEL_FLAGS, *SANITIZERS[build])
-            runner = compile_source(HERE / "run_ctc_loss.cpp", folder / build, flags)
-            others[build] = [runner, *emulator]
+        others = other_objects(folder, emulator_objects(folder))
         clean = sources_pass(folder, others)
         bugs = [bug for bug in (*barriers(), *planted()) if only in f"{bug.place} {bug.old}"]
         skipped = [(bug, why) for bug in bugs if (why := reason_to_skip(bug))]
         tried = [bug for bug in bugs if not reason_to_skip(bug)]
-        verdicts = pool.map(lambda bug: judge(bug, others, CASES.get(bug.file, ALL)), tried)
+        verdicts = pool.map(lambda bug: judge(bug, others), tried)
         caught = 0
         for verdict in verdicts:
             bug = verdict.bug

@@ -353,6 +353,129 @@ PLANTED = (
         "dim3(unsigned(64 * plan.warps)), size_t(plan.shared_bytes / 2)",
         "half the shared memory",
     ),
+    # ---- the beam search: a frame's best classes
+    (
+        "beam_search_frames.cuh",
+        "held + __popc(votes & ((1u << threadIdx.x % 32) - 1))",
+        "held + __popc(votes & ((2u << threadIdx.x % 32) - 1))",
+        "index off by one",
+    ),
+    (
+        "beam_search_frames.cuh",
+        "if (warp < int(threadIdx.x) / 32) place",
+        "if (warp <= int(threadIdx.x) / 32) place",
+        "<= for <",
+    ),
+    (
+        "beam_search_frames.cuh",
+        "if (held + threads > room) settle();",
+        "if (held > room) settle();",
+        "beyond a shared array",
+    ),
+    (
+        "beam_search_frames.cuh",
+        "const bool wants = x > least",
+        "const bool wants = x > least + 1",
+        "a class too few",
+    ),
+    ("beam_search_frames.cuh", "step = run / 2; step > 0", "step = run / 2; step > 1", "unsorted"),
+    ("beam_search_frames.cuh", "index[a] < index[b]", "index[a] > index[b]", "ties"),
+    ("beam_search_frames.cuh", "k - (k > blank_at)", "k - (k >= blank_at)", "index off by one"),
+    ("beam_search_frames.cuh", "i < 2 * int(p.shape.beam_size)", "i < 0", "nodes not cleared"),
+    # ---- and its beam
+    (
+        "beam_search_team.cuh",
+        "if (w < warp()) before",
+        "if (w <= warp()) before",
+        "<= for <",
+    ),
+    (
+        "beam_search_team.cuh",
+        "return (1u << threadIdx.x % 32) - 1",
+        "return 1u << threadIdx.x % 32",
+        "lanes counted wrongly",
+    ),
+    (
+        "beam_search_beam.cuh",
+        "(repeats ? s.blank : s.total)[parent_slot]",
+        "(repeats ? s.total : s.blank)[parent_slot]",
+        "the wrong mass",
+    ),
+    (
+        "beam_search_beam.cuh",
+        "if (seen == kFreeNode || seen == key)",
+        "if (seen == kFreeNode)",
+        "a node twice",
+    ),
+    (
+        "beam_search_beam.cuh",
+        "if (s.last[child] == token) return true",
+        "if (s.last[child] == token) return false",
+        "a prefix twice",
+    ),
+    (
+        "beam_search_beam.cuh",
+        "if (fresh + threads > Shared::kRoom) tighten();",
+        "if (fresh > Shared::kRoom) tighten();",
+        "beyond a shared array",
+    ),
+    ("beam_search_beam.cuh", "top = middle - 1;", "top = middle - 2;", "bisection"),
+    (
+        "beam_search_beam.cuh",
+        "B - count_from(N::value(low + 1))",
+        "B - count_from(N::value(low))",
+        "too many leave",
+    ),
+    (
+        "beam_search_beam.cuh",
+        "if (before < winners) continue;",
+        "if (before <= winners) continue;",
+        "<= for <",
+    ),
+    (
+        "beam_search_beam.cuh",
+        "if (s.entered[i] == parent) parent_slot = s.chosen[i];",
+        "",
+        "children of what comes back",
+    ),
+    (
+        "beam_search_beam.cuh",
+        "s.node[parent_slot] != parent) parent_slot = -1",
+        "s.node[parent_slot] == -1) parent_slot = -1",
+        "a stranger for a parent",
+    ),
+    (
+        "beam_search_beam.cuh",
+        "records + (t + 1) % 2 * call.record_bytes, record",
+        "records, record",
+        "no second buffer",
+    ),
+    (
+        "beam_search_beam.cuh",
+        "last == ahead_of ? ahead : row[last]",
+        "ahead",
+        "another class's score",
+    ),
+    # ---- and its times
+    ("beam_search_times.cuh", "rank + begins - 1", "rank + begins", "index off by one"),
+    (
+        "beam_search_times.cuh",
+        "if (leaves(i - 1)) state",
+        "if (leaves(i)) state",
+        "index off by one",
+    ),
+    (
+        "beam_search_times.cuh",
+        "if (labels[i - 1] == wanted) posterior",
+        "if (labels[i - 1] != wanted) posterior",
+        "the wrong class",
+    ),
+    (
+        "beam_search_times.cuh",
+        "call.states + r * 4 * call.pairs",
+        "call.states + r * 3 * call.pairs",
+        "results share memory",
+    ),
 )
 
 # (file, text of the line before the barrier, why nothing changes without it)
@@ -366,5 +489,10 @@ EQUIVALENT = (
         "ctc_loss_lattice_general.cuh",
         "normalised(add(lattice.states.blanks[row.labels]",
         "the barriers of sum_normaliser's reduction come before the states are written again",
+    ),
+    (
+        "beam_search_beam.cuh",
+        "where the beam has died, a copy is under way still",
+        "the copy goes where nobody looks any more; a block waits for its own before it ends",
     ),
 )

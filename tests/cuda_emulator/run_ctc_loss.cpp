@@ -2,19 +2,18 @@
 // Python, so that ThreadSanitizer can watch. Exit status 0 where all cases agree. Arguments choose cases by name, in
 // that order; then the first that does not agree is the last.
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <exception>
-#include <memory>
-#include <string>
 
 #include "fastctc/ctc_loss_cuda.h"
 #include "lattice_reference.h"
+#include "runner.h"
 
 namespace {
 
 using fastctc::CtcLossFault;
 using fastctc::Reduction;
+using runner::Buffer;
+using runner::Random;
 
 struct Case {
   const char* name;
@@ -31,42 +30,6 @@ struct Case {
   int64_t lead = 0;          // elements before the scores, so that rows are not aligned
   int64_t first_label = -1;  // of the first row; -1: a random one
   bool coarse = false;       // states that matter are far below their neighbours
-};
-
-class Random {
- public:
-  explicit Random(uint64_t seed) : state_(seed * 2862933555777941757ull + 3037000493ull) {}
-  uint64_t below(uint64_t limit) {
-    state_ = state_ * 6364136223846793005ull + 1442695040888963407ull;
-    return (state_ >> 33) % limit;
-  }
-  double uniform() { return double(below(1 << 24)) / double(1 << 24); }
-
- private:
-  uint64_t state_;
-};
-
-// Exactly as long as asked for, so that AddressSanitizer sees both ends; filled with NaN.
-template <class T>
-class Buffer {
- public:
-  explicit Buffer(int64_t count) : count_(count) {
-    void* memory = nullptr;
-    const size_t bytes = std::max<size_t>(size_t(count) * sizeof(T), 1);
-    if (posix_memalign(&memory, 256, bytes) != 0) throw std::bad_alloc();
-    std::memset(memory, 0xff, bytes);
-    memory_.reset(static_cast<T*>(memory));
-  }
-  T* data() { return memory_.get(); }
-  T& operator[](int64_t i) { return memory_.get()[i]; }
-  int64_t size() const { return count_; }
-
- private:
-  struct Free {
-    void operator()(T* memory) const { std::free(memory); }
-  };
-  std::unique_ptr<T, Free> memory_;
-  int64_t count_;
 };
 
 struct Batch {
@@ -330,26 +293,4 @@ std::vector<Case> cases() {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  const std::vector<Case> all = cases();
-  std::vector<const Case*> chosen;
-  for (int i = 1; i < argc; ++i)
-    for (const Case& c : all)
-      if (std::strcmp(argv[i], c.name) == 0) chosen.push_back(&c);
-  if (argc < 2)
-    for (const Case& c : all) chosen.push_back(&c);
-  int wrong = 0;
-  for (const Case* c : chosen) {
-    bool good = false;
-    try {
-      good = run(*c);
-    } catch (const std::exception& error) {
-      std::printf("%s; ", error.what());
-    }
-    std::printf("%s: %s\n", c->name, good ? "agrees" : "WRONG");
-    std::fflush(stdout);
-    wrong += !good;
-    if (wrong && argc > 1) break;
-  }
-  return wrong > 0 || chosen.empty();
-}
+int main(int argc, char** argv) { return runner::run_cases(argc, argv, cases(), run); }

@@ -14,6 +14,7 @@ struct ForcedAlignCudaShape {
   int64_t T = 0, N = 0, C = 0;  // frames, rows, classes; each below 2^31
   int64_t max_labels = 0;       // no target is longer, below 2^30; a row on the device that is has a fault
   bool from_logits = false;
+  int64_t targets_per_utterance = 1;  // N is a multiple; rows n * this to (n + 1) * this - 1 have utterance n's scores
 };
 
 // Host arithmetic. Each frame of each row takes 1/4 byte for each of max_labels + 1 pairs of states, rounded up to 32
@@ -26,13 +27,13 @@ struct ForcedAlignCudaParams {
   void* stream = nullptr;  // a cudaStream_t of that device
   ForcedAlignCudaShape shape;
 
-  const void* scores = nullptr;                      // (T, N, C) in dtype; classes contiguous
+  const void* scores = nullptr;                      // (T, N / targets_per_utterance, C) in dtype; classes contiguous
   int64_t scores_stride_t = 0, scores_stride_n = 0;  // in elements
 
   const int64_t* targets = nullptr;  // (N, targets_numel) padded, or (targets_numel) concatenated
   int64_t targets_numel = 0;
   int64_t targets_stride = 0;               // in elements between rows; 0: concatenated
-  const int64_t* input_lengths = nullptr;   // (N)
+  const int64_t* input_lengths = nullptr;   // (N / targets_per_utterance)
   const int64_t* target_lengths = nullptr;  // (N)
   int64_t blank = 0;                        // 0 <= blank < C; never a label
 

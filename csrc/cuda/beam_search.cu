@@ -1,0 +1,182 @@
+// CTC prefix beam search: a kernel over all frames finds each one's best classes, then a block per utterance runs its
+// beam through them, which stays in shared memory.
+#include <climits>
+
+#include "beam_search_beam.cuh"
+#include "beam_search_frames.cuh"
+#include "beam_search_times.cuh"
+#include "device_scope.cuh"
+#include "fastctc/forced_align_cuda.h"
+
+namespace fastctc {
+namespace cuda {
+namespace {
+
+template <class X, int threads, int room>
+cudaError_t launch_frames(const BeamCall& call) {
+  constexpr int64_t groups = kFrameThreads / threads;
+  const int64_t blocks = (call.p.shape.N * call.p.shape.T + groups - 1) / groups;
+  if (blocks > INT_MAX) return cudaErrorInvalidValue;
+  return launch(frames_kernel<X, threads, room>, dim3(unsigned(blocks)), dim3(kFrameThreads), 0,
+                static_cast<cudaStream_t>(call.p.stream), call);
+}
+
+template <class X, bool fused, bool one_warp>
+cudaError_t launch_beam(const BeamCall& call) {
+  const int width = one_warp ? 32 : int(round_up(call.p.shape.beam_size, 32));
+  return launch(beam_kernel<X, fused, one_warp>, dim3(unsigned(call.p.shape.N)), dim3(unsigned(width)),
+                2 * size_t(call.record_bytes), static_cast<cudaStream_t>(call.p.stream), call);
+}
+
+template <class X>
+cudaError_t launch_search(X*, const BeamCall& call) {
+  const BeamSearchCudaShape& shape = call.p.shape;
+  if (shape.N == 0) return cudaSuccess;
+  if (shape.T > 0) {
+    // a buffer takes what is wanted and what one more class for each thread adds
+    const cudaError_t error =
+        call.classes <= 96 ? launch_frames<X, 32, 128>(call) : launch_frames<X, kFrameThreads, 512>(call);
+    if (error != cudaSuccess) return error;
+  }
+  if (shape.beam_size <= 32) return shape.fused ? launch_beam<X, true, true>(call) : launch_beam<X, false, true>(call);
+  return shape.fused ? launch_beam<X, true, false>(call) : launch_beam<X, false, false>(call);
+}
+
+// How many results have their turn at once, and where their scratch memory lies.
+struct TimesPlan {
+  int64_t rows;
+  ForcedAlignCudaShape align;
+  void* align_scratch;
+  int64_t* paths;
+  int32_t* faults;
+  void* path_scores;
+  TimesCall call;
+  int64_t bytes;
+};
+
+TimesPlan plan_times(const BeamAlignCudaParams& p, int64_t rows) {
+  const BeamSearchCudaShape& shape = p.search.shape;
+  TimesPlan plan{};
+  plan.rows = rows;
+  plan.align.dtype = shape.dtype;
+  plan.align.T = shape.T;
+  plan.align.N = rows;
+  plan.align.C = shape.C;
+  plan.align.max_labels = p.max_tokens;
+  plan.align.targets_per_utterance = p.search.nbest;
+  Carver carve{static_cast<char*>(p.scratch)};
+  plan.align_scratch = carve.take<char>(forced_align_cuda_scratch_bytes(plan.align));
+  plan.paths = carve.take<int64_t>(rows * shape.T);
+  plan.faults = carve.take<int32_t>(rows);
+  plan.path_scores = carve.take<char>(rows * shape.T * (shape.dtype == DType::float64 ? 8 : 4));
+  plan.call.pairs = p.max_tokens + 1;
+  plan.call.in_shared = 4 * plan.call.pairs * int64_t(sizeof(State)) <= kMostShared - 1024;
+  if (p.confidence) {
+    plan.call.kept = carve.take<State>(rows * shape.T * plan.call.pairs);
+    if (!plan.call.in_shared) plan.call.states = carve.take<State>(rows * 4 * plan.call.pairs);
+  }
+  plan.bytes = carve.used;
+  return plan;
+}
+
+// Whole utterances have their turn.
+TimesPlan plan_times(const BeamAlignCudaParams& p) {
+  const int64_t one = plan_times(p, p.search.nbest).bytes;
+  return plan_times(p, p.search.nbest * larger(1, smaller(p.search.shape.N, p.max_bytes / one)));
+}
+
+template <class X>
+cudaError_t launch_times(X*, const BeamAlignCudaParams& p) {
+  const BeamSearchCudaParams& search = p.search;
+  const int64_t all = search.shape.N * search.nbest, T = search.shape.T;
+  if (all == 0 || T == 0) return cudaSuccess;
+  TimesPlan plan = plan_times(p);
+  TimesCall& call = plan.call;
+  call.search.p = search;
+  lay_out_beam(search.shape, search.scratch, &call.search);
+  call.paths = plan.paths;
+  call.faults = plan.faults;
+  call.starts = p.starts;
+  call.ends = p.ends;
+  call.confidence = p.confidence;
+  ForcedAlignCudaParams align;
+  align.device = search.device;
+  align.stream = search.stream;
+  align.scores_stride_n = search.scores_stride_n;
+  align.scores_stride_t = search.scores_stride_t;
+  align.targets_numel = align.targets_stride = T;
+  align.blank = search.blank;
+  align.scratch = plan.align_scratch;
+  align.paths = plan.paths;
+  align.path_scores = plan.path_scores;
+  align.row_faults = plan.faults;
+  align.shape = plan.align;
+  for (int64_t first = 0; first < all; first += plan.rows) {
+    const int64_t n = first / search.nbest, rows = smaller(plan.rows, all - first);
+    align.shape.N = rows;
+    align.scores = static_cast<const X*>(search.scores) + n * search.scores_stride_n;
+    align.targets = search.tokens + first * T;
+    align.input_lengths = search.lengths + n;
+    align.target_lengths = search.token_lengths + first;
+    int error = forced_align_cuda(align);
+    if (error != 0) return cudaError_t(error);
+    call.first_row = first;
+    const int64_t shared = p.confidence && call.in_shared ? 4 * call.pairs * int64_t(sizeof(State)) : 0;
+    error = launch(times_kernel<X>, dim3(unsigned(rows)), dim3(kTimesThreads), size_t(shared),
+                   static_cast<cudaStream_t>(search.stream), call);
+    if (error != 0) return cudaError_t(error);
+  }
+  return cudaSuccess;
+}
+
+// Calls run(a null pointer to the type of the scores).
+template <class Run>
+cudaError_t with_type(DType dtype, Run run) {
+  switch (dtype) {
+#ifndef FASTCTC_ONLY_FLOAT32
+    case DType::float16:
+      return run(static_cast<__half*>(nullptr));
+    case DType::bfloat16:
+      return run(static_cast<__nv_bfloat16*>(nullptr));
+    case DType::float64:
+      return run(static_cast<double*>(nullptr));
+#endif
+    case DType::float32:
+      return run(static_cast<float*>(nullptr));
+    default:
+      break;
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace
+}  // namespace cuda
+
+int64_t beam_search_cuda_scratch_bytes(const BeamSearchCudaShape& shape) {
+  cuda::BeamCall call{};
+  return cuda::lay_out_beam(shape, nullptr, &call);
+}
+
+int beam_search_cuda(const BeamSearchCudaParams& params) {
+  const cuda::DeviceScope scope(params.device);
+  if (scope.error() != cudaSuccess) return int(scope.error());
+  cuda::BeamCall call{};
+  call.p = params;
+  if (params.fusion) call.fusion = *params.fusion;
+  call.keep_share = std::exp(-params.beam_threshold);
+  cuda::lay_out_beam(params.shape, params.scratch, &call);
+  return int(cuda::with_type(params.shape.dtype, [&](auto* scores) { return cuda::launch_search(scores, call); }));
+}
+
+int64_t beam_align_cuda_scratch_bytes(const BeamAlignCudaParams& params) {
+  return params.search.shape.N > 0 ? cuda::plan_times(params).bytes : 0;
+}
+
+int beam_align_cuda(const BeamAlignCudaParams& params) {
+  const cuda::DeviceScope scope(params.search.device);
+  if (scope.error() != cudaSuccess) return int(scope.error());
+  return int(
+      cuda::with_type(params.search.shape.dtype, [&](auto* scores) { return cuda::launch_times(scores, params); }));
+}
+
+}  // namespace fastctc
