@@ -43,7 +43,7 @@ def spectrogram_norm(
             axes are those of `layout`.
         lengths: (N,) valid frames of each utterance, from 0 to T: integers of any type in a tensor
             on any device, or a list. None: all frames are valid. What lies past them is never read.
-            Lengths on the CPU are checked; those of a batch on a device are clamped.
+            Lengths on the host are checked; those on a device are clamped.
         layout: one letter for each axis of x: N utterance, T frame, F frequency bin, and B band and
             E electrode for channels that always have statistics of their own. All but T may be
             missing, in any order: "NTF", "TNBEF", and "NEFT" for what a 2-d convolution makes.
@@ -296,9 +296,10 @@ class SequenceBatchNorm(nn.Module):
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
         """Let a batch into the running statistics; one without a valid frame changes nothing."""
-        self.num_batches_tracked += 1
+        there = count.reshape(()) > 0
+        self.num_batches_tracked += there
         share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
-        weight = torch.where(count.reshape(()) > 0, share, 0.0)
+        weight = torch.where(there, share, 0.0)
         unbiased = var * (count / (count - 1).clamp(min=1))
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
             target = new.reshape(-1).to(running.dtype)
