@@ -39,7 +39,7 @@ model:
     dropout: 0.2
   optim: {algorithm: adamw, lr: 0.01, schedule: onecycle, warmup: 0.2}
 data:
-  features: {kind: mel, mels: 12}
+  features: {kind: mel, mels: 12, time_masks: [1, 9, 0.2], freq_masks: [2, 3]}
   formant: {train: 22, validation: 6, heldout: 5, new_words: 5}
   batch_size: 4
   buckets: 2
