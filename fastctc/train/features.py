@@ -7,7 +7,7 @@ Spectra come from torch's FFT; logarithm, normalisation and SpecAugment masks ar
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -131,12 +131,21 @@ class Spectrogram(nn.Module):
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("filters", filters, persistent=False)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Spectrogram:
+        """Follow the model to a device and to float64, but to no half type, which have no FFT."""
+        kept = dict(self.named_buffers())
+        super()._apply(fn, recurse)
+        for name, values in self.named_buffers():
+            if values.dtype in (torch.float16, torch.bfloat16):
+                setattr(self, name, kept[name].to(values.device))
+        return self
+
     def frames(self, samples: Tensor) -> Tensor:
         """How many frames signals of so many samples make: `frame_counts`."""
         return frame_counts(samples, len(self.window), self.hop)
 
     def forward(self, signals: Tensor, lengths: Tensor) -> Tensor:
-        """Transform (M, samples) into (M, bins, T), in the dtype of the window.
+        """Transform (M, samples) of any floating type into (M, bins, T) of the window's.
 
         Frames past `self.frames(lengths)` hold whatever the padding made of them.
 
@@ -145,6 +154,7 @@ class Spectrogram(nn.Module):
             lengths: (M,) int64 samples on the CPU, at most as many as there are.
         """
         size = len(self.window)
+        signals = signals.to(self.window.dtype)
         if signals.shape[1] < size:
             signals = F.pad(signals, (0, size - signals.shape[1]))
         if len(lengths) and int(lengths.min()) < size:
@@ -196,10 +206,10 @@ class FrontEnd(nn.Module):
     def forward(
         self, audio: Tensor, lengths: Tensor, seed: int | Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return features (N, bins, T) on the device of the audio, and frames (N,) on the CPU.
+        """Return features (N, bins, T) of the audio's dtype and device, and frames (N,) on the CPU.
 
         Args:
-            audio: (N, samples) float32. What it holds past ``lengths`` does not matter.
+            audio: (N, samples). What it holds past ``lengths`` does not matter.
             lengths: (N,) int64 samples on the CPU.
             seed: Of the masks; None takes one from torch's generator of the CPU.
         """
@@ -211,11 +221,12 @@ class FrontEnd(nn.Module):
             # From the host whatever the device: checkpoints carry that generator's state.
             seed = torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64)
         if self.norm is not None:
-            return self.norm(values[:, None], on_device, seed)[:, 0], frames
+            features = self.norm(values[:, None], on_device, seed)[:, 0]
+            return features.to(audio.dtype), frames
         if self.normalise == "none":
             values = torch.log1p(values) if self.log == "log1p" else torch.log10(values + _LOG_EPS)
             past = torch.arange(values.shape[2], device=values.device) >= on_device[:, None]
-            return values.masked_fill(past[:, None], 0.0), frames
+            return values.masked_fill(past[:, None], 0.0).to(audio.dtype), frames
         features = spectrogram_norm(
             values,
             on_device,
@@ -227,7 +238,7 @@ class FrontEnd(nn.Module):
             freq_masks=self.freq_masks if masked else None,
             seed=seed,
         )
-        return features, frames
+        return features.to(audio.dtype), frames
 
 
 class ChannelFrontEnd(nn.Module):
@@ -270,7 +281,7 @@ class ChannelFrontEnd(nn.Module):
         """Return features (T, N, bands, electrodes, bins), 0 past each length, and frames (N,).
 
         Args:
-            signals: (samples, N, bands, electrodes) float32. What it holds past ``lengths`` does
+            signals: (samples, N, bands, electrodes). What it holds past ``lengths`` does
                 not matter.
             lengths: (N,) int64 samples on the CPU.
             seed: Of the masks, see `fastctc.spectrogram_norm`.
@@ -280,7 +291,8 @@ class ChannelFrontEnd(nn.Module):
         rows = signals.permute(1, 2, 3, 0).flatten(0, 2)
         power = self.spectrogram(rows, lengths.repeat_interleave(bands * electrodes))
         power = power.unflatten(0, (batch, bands, electrodes)).movedim(-1, 0)
-        return self.norm(power, frames.to(power.device), seed), frames
+        features = self.norm(power, frames.to(power.device), seed)
+        return features.to(signals.dtype), frames
 
 
 def mel_filters(mels: int, window: int, sample_rate: int) -> Tensor:

@@ -208,6 +208,20 @@ def test_features_are_float32_under_autocast() -> None:
     assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("normalise", ["utterance", "global", "none"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_in_another_type_has_features_of_that_type(
+    dtype: torch.dtype, normalise: Any
+) -> None:
+    audio, lengths = _noise(1, 4000), torch.tensor([4000])
+    config = FeatureConfig(kind="mel", normalise=normalise)
+    expected, _ = FrontEnd(config)(audio.to(dtype).float(), lengths)
+    found, _ = FrontEnd(config).to(dtype)(audio.to(dtype), lengths)
+    assert found.dtype is dtype
+    tolerance = 0.02 if dtype is torch.bfloat16 else 1e-4
+    torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance)
+
+
 def test_checkpoints_are_spared_what_follows_from_the_settings() -> None:
     assert not FrontEnd(FeatureConfig(kind="mel")).state_dict()
 
