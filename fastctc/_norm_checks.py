@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import NoneType
 from typing import Any, NamedTuple
 
 import torch
@@ -104,7 +105,15 @@ def lengths_of(x: Tensor, lengths: Any) -> Tensor:
             f"lengths must hold one number for each of the {batch} utterances, got the shape "
             f"{tuple(lengths.shape)}"
         )
-    return lengths.detach().reshape(batch).to(device=x.device, dtype=torch.int64).contiguous()
+    lengths = lengths.detach().reshape(batch)
+    # For a batch on the CPU the kernels look.
+    if lengths.is_cpu and not x.is_cpu and not torch.compiler.is_compiling():
+        for row, length in enumerate(lengths.tolist()):
+            if not 0 <= length <= frames:
+                raise ValueError(
+                    f"lengths[{row}] is {length}: it must be from 0 to {frames}, the frames of x"
+                )
+    return lengths.to(device=x.device, dtype=torch.int64).contiguous()
 
 
 def non_negative(name: str, value: Any) -> float:
@@ -118,7 +127,7 @@ def non_negative(name: str, value: Any) -> float:
 
 def log_code(log: Any) -> int:
     """The number of a logarithm."""
-    if log not in LOGS:
+    if not isinstance(log, (str, NoneType)) or log not in LOGS:
         raise ValueError(f"log must be None, 'log1p' or 'log10', got {log!r}")
     return LOGS[log]
 
@@ -129,6 +138,8 @@ def mask_options(time_masks: Any, freq_masks: Any, per_channel: bool) -> MaskOpt
     bins = _counts("freq_masks", freq_masks, share=False)
     if not frames[0] + bins[0]:
         return None
+    if not isinstance(per_channel, bool):
+        raise TypeError(f"masks_per_channel must be a bool, got {type(per_channel).__name__}")
     largest = round(frames[2] * SHARE_ONE)
     return MaskOptions(frames[0], frames[1], largest, bins[0], bins[1], per_channel)
 
@@ -143,18 +154,20 @@ def _counts(name: str, value: Any, share: bool) -> tuple[int, int, float]:
     for part in value[:2]:
         if isinstance(part, bool) or not isinstance(part, int) or not 0 <= part < 2**31:
             raise ValueError(f"{name} must be {fields} of whole numbers from 0, got {value!r}")
-    part = float(value[2]) if len(value) == 3 else 1.0
-    if not 0 <= part <= 1:
-        raise ValueError(f"the share of {name} must be from 0 to 1, got {value[2]!r}")
+    part = non_negative(f"the share of {name}", value[2]) if len(value) == 3 else 1.0
+    if part > 1:
+        raise ValueError(f"the share of {name} must be at most 1, got {value[2]!r}")
     return value[0], value[1], part
 
 
 def channel_parameter(
-    name: str, values: Tensor | None, x: Tensor, layout: Layout, over_freq: bool
+    name: str, values: Any, x: Tensor, layout: Layout, over_freq: bool
 ) -> Tensor | None:
     """A weight or bias as the kernels take it: (B, E, F') in float32, or float64 where x is."""
     if values is None:
         return None
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{name} must be a Tensor, got {type(values).__name__}")
     letters = channel_letters(layout.letters, over_freq)
     sizes = dict(zip(CANONICAL, x.shape, strict=True))
     if over_freq:

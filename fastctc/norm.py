@@ -44,7 +44,7 @@ def spectrogram_norm(
             axes are those of `layout`.
         lengths: (N,) valid frames of each utterance, from 0 to T: integers of any type in a tensor
             on any device, or a list. None: all frames are valid. What lies past them is never read.
-            Lengths on the CPU are checked; those of a batch on a device are clamped.
+            Lengths on the host are checked; those on a device are clamped.
         layout: one letter for each axis of x: N utterance, T frame, F frequency bin, and B band and
             E electrode for channels that always have statistics of their own. All but T may be
             missing, in any order: "NTF", "TNBEF", and "NEFT" for what a 2-d convolution makes.
@@ -300,19 +300,25 @@ class SequenceBatchNorm(nn.Module):
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
         """Let a batch into the running statistics; one without a valid frame changes nothing."""
-        self.num_batches_tracked.add_(1)
-        share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
         kind = self.running_mean.dtype
         weight: Tensor | float
         unbiased: Tensor | float
         if count.device.type == "cpu" and not wants_dispatcher(count):
             values = float(count)
+            self.num_batches_tracked.add_(int(values > 0))
+            share = self._share_of_new()
             weight, unbiased = float(share) if values > 0 else 0.0, values / max(values - 1, 1)
         else:
-            weight = torch.where(count.reshape(()) > 0, share, 0.0).to(kind)
+            there = count.reshape(()) > 0
+            self.num_batches_tracked += there
+            weight = torch.where(there, self._share_of_new(), 0.0).to(kind)
             unbiased = count / (count - 1).clamp(min=1)
         self.running_mean.lerp_(mean.reshape(-1).to(kind), weight)
         self.running_var.lerp_((var * unbiased).reshape(-1).to(kind), weight)
+
+    def _share_of_new(self) -> Tensor | float:
+        """Of a new batch in the running statistics."""
+        return 1 / self.num_batches_tracked if self.momentum is None else self.momentum
 
     def extra_repr(self) -> str:
         """The options, as they show in ``print(model)``."""

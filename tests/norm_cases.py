@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -68,3 +70,27 @@ def plain(
 MASKS = MaskOptions(
     time_count=2, time_width=4, time_share=1 << 15, freq_count=2, freq_width=2, per_channel=False
 )
+
+
+def operator_calls(over: str, device: str = "cpu") -> dict[str, tuple[Any, ...]]:
+    """Arguments of each registered operator, of which those that have a gradient ask for it."""
+    x, frames = batch((3, 9, 2, 3, 5))
+    x, frames = x.nan_to_num(0.5).to(device), frames.to(device)
+    chosen, ops = options(over, LOG1P), torch.ops.fastctc
+    drawing = (torch.tensor([3], device=device), frames, x.shape, *MASKS)
+    masks = ops.spectrogram_masks(*drawing)
+    weight = torch.rand((2, 3, 1 if "F" in over else 5), dtype=torch.float64, device=device)
+    grad = torch.randn_like(x)
+    mean, var = ops.spectrogram_moments(x, frames, *chosen)
+    leaf, w, b = (v.clone().requires_grad_() for v in (x, weight, weight))
+    given = (grad, x, frames, mean, var)
+    sums = ops.spectrogram_gradient_sums(*given, masks, 2, *chosen)
+    return {
+        "spectrogram_masks": drawing,
+        "spectrogram_moments": (x, frames, *chosen),
+        "spectrogram_normalise": (leaf, frames, mean, var, w, b, masks, 2, *chosen),
+        "spectrogram_norm": (leaf, frames, w, b, masks, 2, *chosen),
+        "spectrogram_gradient_sums": (*given, masks, 2, *chosen),
+        "spectrogram_input_gradient": (*given, weight, masks, 2, *sums, *chosen),
+        "spectrogram_norm_backward": (*given, weight, masks, 2, *chosen),
+    }

@@ -9,7 +9,7 @@ import torch
 from norm_cases import MASKS, OVER, batch, options, plain
 
 import fastctc
-from fastctc import _norm_ops
+from fastctc import _norm_checks, _norm_ops
 from fastctc._native import _C
 from fastctc.reference import spectrogram_norm as reference
 
@@ -322,13 +322,21 @@ def test_the_gradient_has_no_second_derivative():
         ({"over": "F"}, ValueError, "got 'F'"),
         ({"over": "TB"}, ValueError, "got 'TB'"),
         ({"log": "ln"}, ValueError, "log must be None, 'log1p' or 'log10', got 'ln'"),
+        ({"log": ["ln"]}, ValueError, "log must be None, 'log1p' or 'log10', got"),
         ({"eps": -1.0}, ValueError, "eps must be at least 0 and finite, got -1.0"),
         ({"log_eps": "1"}, TypeError, "log_eps must be a number, got str"),
         ({"time_masks": (1,)}, ValueError, r"time_masks must be \(count, width\)"),
         ({"time_masks": (1, -3)}, ValueError, "whole numbers from 0"),
-        ({"time_masks": (1, 3, 1.5)}, ValueError, "share of time_masks must be from 0 to 1"),
+        ({"time_masks": (1, 3, 1.5)}, ValueError, "share of time_masks must be at most 1"),
+        ({"time_masks": (1, 3, "x")}, TypeError, "share of time_masks must be a number, got str"),
+        (
+            {"time_masks": (1, 3), "masks_per_channel": "yes"},
+            TypeError,
+            "masks_per_channel must be a bool, got str",
+        ),
         ({"freq_masks": (1, 2, 0.5)}, ValueError, r"freq_masks must be \(count, width\)"),
         ({"weight": torch.ones(4)}, ValueError, "weight and bias must be given together"),
+        ({"weight": [1.0], "bias": [1.0]}, TypeError, "weight must be a Tensor, got list"),
         (
             {"weight": torch.ones(4), "bias": torch.ones(5)},
             ValueError,
@@ -341,6 +349,14 @@ def test_the_gradient_has_no_second_derivative():
 def test_mistakes_are_named(change, error, said):
     with pytest.raises(error, match=said):
         fastctc.spectrogram_norm(**{"x": torch.randn(2, 9, 5)} | change)
+
+
+def test_lengths_on_the_host_of_a_batch_on_a_device():
+    x = torch.empty((2, 9, 1, 1, 5), device="meta")
+    for lengths in ([9, 12], torch.tensor([9, 12])):
+        with pytest.raises(ValueError, match=r"lengths\[1\] is 12: it must be from 0 to 9"):
+            _norm_checks.lengths_of(x, lengths)
+    assert _norm_checks.lengths_of(x, torch.tensor([9, 12], device="meta")).is_meta
 
 
 def test_what_is_no_spectrogram():

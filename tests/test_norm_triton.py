@@ -1,14 +1,11 @@
 """The Triton kernels of spectrogram normalisation against the float64 reference.
 
-On a machine with a GPU they run there. On others triton's interpreter runs them, which
-TRITON_INTERPRET=1 asks for before triton is imported (`make triton-gates` does); there, every
-address is checked as well.
+In triton's interpreter, every address is checked as well.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -18,19 +15,12 @@ import pytest
 import torch
 from norm_cases import MASKS, OVER, batch, options
 from torch import Tensor
+from triton_kernels import DEVICE, MARKS, ON_GPU, kernels
 
 from fastctc._norm import LOG1P, LOG10, NO_LOG, NormOptions
 from fastctc.reference import spectrogram_norm as reference
 
-pytest.importorskip("triton", reason="triton is not installed")
-ON_GPU = torch.cuda.is_available()
-if not ON_GPU and os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("no GPU, and TRITON_INTERPRET=1 is not set", allow_module_level=True)
-
-from fastctc.triton import spectrogram_norm as kernels  # noqa: E402
-
-pytestmark = [pytest.mark.gpu] if ON_GPU else []
-DEVICE = "cuda" if ON_GPU else "cpu"
+pytestmark = MARKS
 interpreted = pytest.mark.skipif(ON_GPU, reason="looks into the interpreter's memory")
 
 # Of the largest value of each result: the rounding of the result, and of float32 on the way there.

@@ -90,7 +90,7 @@ class TrainCLI(LightningCLI):
         parser.add_argument(
             "--lm_weight", type=float, default=0.5, help="predict: weight of the n-gram model."
         )
-        parser.link_arguments("data", "model.bins", lambda data: data.features.bins, "instantiate")
+        parser.link_arguments("data", "model.features", lambda data: data.features, "instantiate")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fastctc.train import text as alphabet
 from fastctc.train.errors import ConfigError
-from fastctc.train.features import FeatureConfig, extract
+from fastctc.train.features import FeatureConfig
 from fastctc.train.formant import FormantCorpus, Split
 from fastctc.train.sampler import BucketSampler
 from fastctc.train.sources import FormantSource, Source, load_files
@@ -40,15 +40,15 @@ class Batch:
     """N padded utterances.
 
     Attributes:
-        features: (N, bins, T) float32, zeros past each length.
-        lengths: (N,) int64 frames, on the CPU.
+        audio: (N, samples) float32, zeros past each length.
+        lengths: (N,) int64 samples, on the CPU.
         targets: (N, S) int64 classes, zeros past each length, on the CPU.
         target_lengths: (N,) int64, on the CPU.
         texts: N transcripts ("" where there is none).
         uids: N names, for messages.
     """
 
-    features: Tensor
+    audio: Tensor
     lengths: Tensor
     targets: Tensor
     target_lengths: Tensor
@@ -56,36 +56,35 @@ class Batch:
     uids: list[str]
 
     def to(self, device: Any, non_blocking: bool = False) -> Batch:
-        """Move the features; lengths and targets stay, the host reads them."""
-        features = self.features.to(device, non_blocking=non_blocking)
-        return dataclasses.replace(self, features=features)
+        """Move the audio; lengths and targets stay, the host reads them."""
+        return dataclasses.replace(self, audio=self.audio.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """Pin the features, so that they are copied to a GPU while it computes."""
-        return dataclasses.replace(self, features=self.features.pin_memory())
+        """Pin the audio, so that it is copied to a GPU while that computes."""
+        return dataclasses.replace(self, audio=self.audio.pin_memory())
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One utterance: features (bins, frames), text and name."""
+    """One utterance: audio (samples,), text and name."""
 
-    features: Floats
+    audio: Floats
     text: str
     uid: str
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Pad samples into a batch."""
-    lengths = torch.tensor([s.features.shape[1] for s in samples])
+    lengths = torch.tensor([len(s.audio) for s in samples])
     labels = [alphabet.encode(s.text) for s in samples]
     target_lengths = torch.tensor([len(row) for row in labels])
-    features = torch.zeros(len(samples), samples[0].features.shape[0], int(lengths.max()))
+    audio = torch.zeros(len(samples), int(lengths.max()))
     targets = torch.zeros(len(samples), int(target_lengths.max()), dtype=torch.int64)
     for k, (sample, row) in enumerate(zip(samples, labels, strict=True)):
-        features[k, :, : sample.features.shape[1]] = torch.from_numpy(sample.features)
+        audio[k, : len(sample.audio)] = torch.from_numpy(sample.audio)
         targets[k, : len(row)] = torch.tensor(row, dtype=torch.int64)
     return Batch(
-        features,
+        audio,
         lengths,
         targets,
         target_lengths,
@@ -95,11 +94,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 class SpeechDataset(Dataset[Sample]):
-    """The utterances of a source as features.
+    """The utterances of a source.
 
     Args:
         source: Where they come from.
-        config: Features.
+        sample_rate: Hz of the audio.
         keep: Which entries, by index; all of them when None.
         least_samples: Audio shorter than this is padded with zeros.
     """
@@ -107,12 +106,12 @@ class SpeechDataset(Dataset[Sample]):
     def __init__(
         self,
         source: Source,
-        config: FeatureConfig,
+        sample_rate: int,
         keep: Sequence[int] | None = None,
         least_samples: int = 0,
     ) -> None:
         self.source = source
-        self.config = config
+        self.sample_rate = sample_rate
         self.keep = list(range(len(source.entries))) if keep is None else list(keep)
         self.least_samples = least_samples
         self._cache: list[Floats] | None = None
@@ -127,17 +126,17 @@ class SpeechDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         entry = self.source.entries[self.keep[index]]
-        features = self._cache[index] if self._cache is not None else self._features(index)
-        return Sample(features, entry.text or "", entry.uid)
+        audio = self._cache[index] if self._cache is not None else self._audio(index)
+        return Sample(audio, entry.text or "", entry.uid)
 
-    def _features(self, index: int) -> Floats:
-        audio = self.source.audio(self.keep[index], self.config.sample_rate)
+    def _audio(self, index: int) -> Floats:
+        audio = self.source.audio(self.keep[index], self.sample_rate)
         if len(audio) < self.least_samples:
             audio = np.pad(audio, (0, self.least_samples - len(audio)))
-        return extract(audio, self.config)
+        return audio
 
     def preload(self, processes: int, progress: Callable[[int, int], None]) -> None:
-        """Make all features now and keep them in memory.
+        """Make all audio now and keep it in memory.
 
         Args:
             processes: How many to use; 0 or 1 works in this process.
@@ -147,14 +146,14 @@ class SpeechDataset(Dataset[Sample]):
             return
         cache: list[Floats] = []
         workers = processes if processes > 1 and len(self) >= _PARALLEL_FROM else 0
-        for part in DataLoader(self, batch_size=50, num_workers=workers, collate_fn=_features_of):
+        for part in DataLoader(self, batch_size=50, num_workers=workers, collate_fn=_audio_of):
             cache += part
             progress(len(cache), len(self))
         self._cache = cache
 
 
-def _features_of(samples: list[Sample]) -> list[Floats]:
-    return [s.features for s in samples]
+def _audio_of(samples: list[Sample]) -> list[Floats]:
+    return [s.audio for s in samples]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +202,7 @@ class SpeechDataModule(pl.LightningDataModule):
     its own.
 
     Args:
-        features: What the network sees.
+        features: What the network sees; the model makes it of the audio.
         formant: Sizes of the built-in corpus.
         train: Training data; leave it out to use the built-in corpus.
         validation: Validation data.
@@ -337,9 +336,9 @@ class SpeechDataModule(pl.LightningDataModule):
         return dataset
 
     def dataset(self, source: Source, keep: Sequence[int] | None = None) -> SpeechDataset:
-        """Return a source as the features that the network sees."""
-        least = int(self.min_seconds * self.features.sample_rate)
-        return SpeechDataset(source, self.features, keep, least)
+        """Return a source as audio at the rate that the network's features are made of."""
+        rate = self.features.sample_rate
+        return SpeechDataset(source, rate, keep, int(self.min_seconds * rate))
 
     def _trimmed(self, source: Source) -> SpeechDataset:
         """Leave out what is too short or too long to train on, and say how much that is."""

@@ -1,4 +1,4 @@
-"""The LightningModule: network, loss, metrics and what to do about values that are not finite."""
+"""The LightningModule: features, network, loss, metrics, and what to do about NaN."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import fastctc
 from fastctc.train import text as alphabet
 from fastctc.train.data import Batch
 from fastctc.train.errors import ConfigError, NonFiniteError
+from fastctc.train.features import FeatureConfig, FrontEnd
 from fastctc.train.metrics import (
     BlankStatistics,
     ErrorRates,
@@ -29,6 +30,7 @@ _SAMPLES = 5
 
 _NETWORK = NetworkConfig()
 _OPTIM = OptimConfig()
+_FEATURES = FeatureConfig()
 
 
 class Evaluation:
@@ -80,7 +82,8 @@ class SpeechModule(pl.LightningModule):
     Args:
         network: Sizes of the network.
         optim: Optimiser and schedule.
-        bins: Feature bins per frame; the command line takes them from ``data.features``.
+        features: What the network sees of the audio; the command line takes it from
+            ``data.features``.
         nan_policy: A loss or gradient that is NaN, or a text that cannot be aligned because it is
             too long for its audio: ``skip`` leaves it out with a warning that names the utterances,
             ``raise`` stops with the same words.
@@ -90,7 +93,7 @@ class SpeechModule(pl.LightningModule):
         self,
         network: NetworkConfig = _NETWORK,
         optim: OptimConfig = _OPTIM,
-        bins: int = 161,
+        features: FeatureConfig = _FEATURES,
         nan_policy: Literal["skip", "raise"] = "skip",
     ) -> None:
         super().__init__()
@@ -98,7 +101,8 @@ class SpeechModule(pl.LightningModule):
             raise ConfigError(f"model.nan_policy is {nan_policy!r}: skip and raise exist")
         self.optim_config = optim
         self.nan_policy = nan_policy
-        self.network = DeepSpeech2(network, bins, alphabet.CLASSES)
+        self.front_end = FrontEnd(features)
+        self.network = DeepSpeech2(network, features.bins, alphabet.CLASSES)
         #: The settings of the run as JSON; checkpoints carry them, so they can be used alone.
         self.config_text = ""
         #: Figures of the newest step with a finite loss, and which step that was.
@@ -117,7 +121,8 @@ class SpeechModule(pl.LightningModule):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return logits (T, N, classes) and output lengths (N,)."""
-        scores, lengths = self.network(batch.features, batch.lengths)
+        features, frames = self.front_end(batch.audio, batch.lengths)
+        scores, lengths = self.network(features, frames)
         return scores, lengths
 
     def losses(self, scores: Tensor, lengths: Tensor, batch: Batch) -> Tensor:

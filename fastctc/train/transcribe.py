@@ -64,7 +64,7 @@ class Transcriber:
 
 
 def load_model(checkpoint: Path) -> tuple[SpeechModule, SpeechDataModule]:
-    """Return the model of a checkpoint, and the data module that makes features for it.
+    """Return the model of a checkpoint, and the data module that reads audio for it.
 
     Raises:
         ConfigError: The file is no checkpoint, or carries no settings.
@@ -74,7 +74,7 @@ def load_model(checkpoint: Path) -> tuple[SpeechModule, SpeechDataModule]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(SpeechModule, "model")
     parser.add_class_arguments(SpeechDataModule, "data")
-    parser.link_arguments("data", "model.bins", lambda data: data.features.bins, "instantiate")
+    parser.link_arguments("data", "model.features", lambda data: data.features, "instantiate")
     made = parser.instantiate_classes(parser.parse_object(settings))
     made.model.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
     return made.model, made.data

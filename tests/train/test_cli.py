@@ -39,7 +39,7 @@ model:
     dropout: 0.2
   optim: {algorithm: adamw, lr: 0.01, schedule: onecycle, warmup: 0.2}
 data:
-  features: {kind: mel, mels: 12}
+  features: {kind: mel, mels: 12, time_masks: [1, 9, 0.2], freq_masks: [2, 3]}
   formant: {train: 22, validation: 6, heldout: 5, new_words: 5}
   batch_size: 4
   buckets: 2
@@ -227,12 +227,14 @@ def test_early_stopping() -> None:
     assert _checkpoint(folder)["epoch"] < 10
 
 
-def test_the_full_preset_takes_a_step() -> None:
-    _run("fit", "--config", "ds2.yaml", "--trainer.max_steps", "1", "--model.network.hidden", "16",
+@pytest.mark.parametrize(("preset", "width"), [("ds2", 32 * 21), ("ds2-seed", 32 * 45)])
+def test_the_full_presets_take_a_step(preset: str, width: int) -> None:
+    _run("fit", "--config", preset, "--trainer.max_steps", "1", "--model.network.hidden", "16",
          "--data.formant.train", "2", "--data.formant.validation", "1", "--data.num_workers", "0",
          "--data.batch_size", "2", "--trainer.accelerator", "cpu")  # fmt: skip
-    (folder,) = Path("runs/ds2").iterdir()
+    (folder,) = Path(f"runs/{preset}").iterdir()
     content = _checkpoint(folder)
+    assert content["state_dict"]["network.grus.0.ahead.weight_ih_l0"].shape[1] == width
     assert content["global_step"] == 1
     settings = json.loads(content["fastctc_config"])
     assert settings["model"]["network"]["layers"] == 5
@@ -265,7 +267,7 @@ def test_the_loss_share_leaves_the_model_alone() -> None:
 
 
 def test_presets_resolve_unless_a_file_has_the_name() -> None:
-    assert set(arguments.presets()) == {"deepspeech2-small.yaml", "ds2.yaml"}
+    assert set(arguments.presets()) == {"deepspeech2-small.yaml", "ds2.yaml", "ds2-seed.yaml"}
     assert Path(arguments.preset_path("ds2.yaml")).parent.name == "configs"
     assert arguments.preset_path("ds2") == arguments.preset_path("ds2.yaml")
     Path("ds2.yaml").write_text("{}")
@@ -285,7 +287,10 @@ def test_presets_resolve_unless_a_file_has_the_name() -> None:
             ["fit", "--config", "tiny.yaml", "--ckpt_path", "tiny.yaml"],
             "tiny.yaml: is not a checkp",
         ),
-        (["fit"], "fit needs --config, a file or one of the presets deepspeech2-small.yaml, ds2.y"),
+        (
+            ["fit"],
+            "fit needs --config, a file or one of the presets deepspeech2-small.yaml, ds2-s",
+        ),
         (["fit", "--ckpt_path", "null"], "fit needs --config"),
         (["fit", "--config", "slip.yaml"], "slip.yaml: there is no setting data.bach_size"),
         (["fit", "--config", "slip.yaml"], "fastctc fit --help lists the options"),

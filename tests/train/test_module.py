@@ -14,23 +14,28 @@ pytest.importorskip("jiwer", reason="jiwer, of the train extra, is missing")
 
 from fastctc.train.data import Batch, Sample, collate  # noqa: E402
 from fastctc.train.errors import ConfigError, NonFiniteError  # noqa: E402
+from fastctc.train.features import FeatureConfig  # noqa: E402
 from fastctc.train.model import ConvConfig, NetworkConfig  # noqa: E402
 from fastctc.train.module import SpeechModule, alignable  # noqa: E402
 from fastctc.train.optim import OptimConfig, build_optimizer  # noqa: E402
 
 CONVS = [ConvConfig(2, (3, 5), (2, 2), (1, 2))]
+FEATURES = FeatureConfig("mel", mels=10)
 
 
 def _module(**changes: Any) -> SpeechModule:
     torch.manual_seed(0)
     optim = OptimConfig("adam", lr=0.01, schedule="constant")
     network = NetworkConfig(convs=CONVS, hidden=6, layers=1)
-    return SpeechModule(**{"network": network, "optim": optim, "bins": 10, **changes})
+    return SpeechModule(**{"network": network, "optim": optim, "features": FEATURES, **changes})
 
 
 def _batch(*texts: str, frames: int = 40) -> Batch:
     torch.manual_seed(2)
-    samples = [Sample(torch.randn(10, frames).numpy(), t, f"utt-{k}") for k, t in enumerate(texts)]
+    audio = torch.randn(len(texts), FEATURES.window + (frames - 1) * FEATURES.hop).numpy()
+    samples = [
+        Sample(row, t, f"utt-{k}") for k, (row, t) in enumerate(zip(audio, texts, strict=True))
+    ]
     return collate(samples)
 
 
@@ -46,12 +51,11 @@ def _fit(module: SpeechModule, batches: list[Batch], **options: Any) -> pl.Train
 
 def test_collate_pads_and_keeps_names() -> None:
     samples = [
-        Sample(torch.ones(10, 4).numpy(), "ab", "x"),
-        Sample(torch.ones(10, 7).numpy(), "", "y"),
+        Sample(torch.ones(4).numpy(), "ab", "x"),
+        Sample(torch.ones(7).numpy(), "", "y"),
     ]
     batch = collate(samples)
-    assert batch.features.shape == (2, 10, 7)
-    assert batch.features[0, :, 4:].eq(0).all()
+    assert batch.audio.tolist() == [[1.0] * 4 + [0.0] * 3, [1.0] * 7]
     assert batch.lengths.tolist() == [4, 7]
     assert batch.targets.tolist() == [[2, 3], [0, 0]]
     assert batch.target_lengths.tolist() == [2, 0]
@@ -88,7 +92,7 @@ def _poisoned(**changes: Any) -> SpeechModule:
     torch.manual_seed(0)
     network = NetworkConfig(convs=CONVS, hidden=6, layers=1)
     optim = OptimConfig(schedule="constant")
-    return _Poisoned(network, optim, 10, **changes)
+    return _Poisoned(network, optim, FEATURES, **changes)
 
 
 def test_nan_policy_skip_leaves_the_weights_alone_and_names(
