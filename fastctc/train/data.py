@@ -302,10 +302,10 @@ class SpeechDataModule(pl.LightningDataModule):
             sources: list[Source] = [
                 load_files(p, resample=self.resample, transcripts=False) for p in paths
             ]
-            return [self.dataset(s) for s in sources]
+            return [self._dataset(s) for s in sources]
         if paths:
             sources = [load_files(p, resample=self.resample) for p in paths]
-            return [self._trimmed(s) if role == "train" else self.dataset(s) for s in sources]
+            return [self._trimmed(s) if role == "train" else self._dataset(s) for s in sources]
         if self.paths["train"]:
             raise ConfigError(
                 f"data.train names files but data.{role} does not: name a set for {role}, or leave "
@@ -330,14 +330,13 @@ class SpeechDataModule(pl.LightningDataModule):
             avoid += corpus("train").texts
         if split == "heldout":
             avoid += corpus("validation", avoid).texts
-        dataset = self.dataset(FormantSource(corpus(split, avoid)))
+        dataset = self._dataset(FormantSource(corpus(split, avoid)))
         dataset.preload(
             os.cpu_count() or 1, lambda done, total: self.on_progress(split, done, total)
         )
         return dataset
 
-    def dataset(self, source: Source, keep: Sequence[int] | None = None) -> SpeechDataset:
-        """Return a source as the features that the network sees."""
+    def _dataset(self, source: Source, keep: Sequence[int] | None = None) -> SpeechDataset:
         least = int(self.min_seconds * self.features.sample_rate)
         return SpeechDataset(source, self.features, keep, least)
 
@@ -363,7 +362,7 @@ class SpeechDataModule(pl.LightningDataModule):
                 f"{self.min_seconds} to {self.max_seconds} s: {names}",
                 flush=True,
             )
-        return self.dataset(source, keep)
+        return self._dataset(source, keep)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the shuffled, bucketed training batches."""

@@ -47,7 +47,7 @@ class Transcriber:
     def __call__(self, entry: Entry) -> list[Hypothesis]:
         """Return the hypotheses of an utterance, best first; DataError: it cannot be read."""
         source = FileSource(entry.uid, [entry], self.data.resample)
-        batch = collate([self.data.dataset(source)[0]]).to(self.model.device)
+        batch = collate([self.data._dataset(source)[0]]).to(self.model.device)
         scores, lengths = self.model(batch)
         scores = scores.transpose(0, 1)
         if self.greedy:
