@@ -25,11 +25,12 @@ CONFIGURE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ni
 ON_EMULATOR = FASTCTC_EMULATE_CUDA=1 FASTCTC_LIBRARY=$$(echo $(abspath .)/$(EMULATED)/_C*.so) \
               $(BIN)/python -m pytest -p no:cacheprovider -q
 EMULATED_TESTS := $(addprefix tests/test_loss,.py _autograd.py _contract.py _device.py \
-                    _accuracy.py _limits.py _fuzz.py)
+                    _accuracy.py _limits.py _fuzz.py) tests/test_align_cuda.py
 # Streams stay on the CPU, whose last bits are others.
 EMULATED_SEARCH := $(addprefix tests/test_,beam_search_cuda.py beam_search.py decoder_fusion.py)
 # These take too long to be run in every order of the threads.
-EMULATED_LONG := larger_than_caches or checkpoints or 5000_frames or extreme_scores
+EMULATED_LONG := larger_than_caches or checkpoints or 5000_frames or extreme_scores or \
+                 230x2 or 900x1 or 700x1 or 1300x1
 SANITIZED_TESTS := tests/test_loss_device.py tests/test_loss_fuzz.py::test_random_batches \
                    tests/test_beam_search_cuda.py
 ASAN_LIBRARIES = $(shell for name in libasan.so libubsan.so libstdc++.so.6; do \
@@ -119,8 +120,8 @@ sanitize: $(VENV)/.installed-test
 	  $(BIN)/python -m pytest -p no:cacheprovider -v -s tests/test_loss_fuzz.py \
 	  tests/test_align_fuzz.py tests/test_beam_search.py $(PYTEST_ARGS)
 
-# The CUDA kernels on the host: the emulator's own tests, the tests of the loss with the threads in
-# five orders, and some of them under sanitizers.
+# The CUDA kernels on the host: the emulator's own tests, the tests of the loss and of forced alignment
+# with the threads in five orders, and some of them under sanitizers.
 test-emulator: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -p no:cacheprovider -q tests/cuda_emulator/check_emulator.py
 	$(CONFIGURE) -B $(EMULATED) -DCMAKE_BUILD_TYPE=Release -DFASTCTC_CUDA=emulate

@@ -67,7 +67,7 @@ def describe_row(row: Row) -> str:
             words += [f"{row['threads']} threads"] if row["threads"] > 1 else []
             return ", ".join(words)
         case "beam":
-            against = row["peer"] or "one thread"
+            against = _beam_against(row)
             return f"beam search, {row['classes']} classes, beam {row['beam']}, against {against}"
         case "align":
             return f"alignment, {row['workload']}, {SCORES_NAMES[row['scores']]}, {row['peer']}"
@@ -309,11 +309,17 @@ def norm_accuracy_section(rows: list[Row]) -> str:
     return f"## Accuracy of normalisation\n\n{text}\n\n{table(head, lines, 2)}"
 
 
+def _beam_against(row: Row) -> str:
+    words = [row["against"]]
+    words += [f"top {row['tokens']}"] if row["tokens"] else []
+    words += ["emissions of a text"] if row["spoken"] else []
+    return ", ".join(words)
+
+
 def beam_section(rows: list[Row]) -> str:
     lines = [
         (
-            f"{row['peer'] or '1 thread (fastctc: 2)'}"
-            + (f", top {row['tokens']}" if row["tokens"] else ""),
+            _beam_against(row),
             str(row["classes"]),
             str(row["beam"]),
             number(row["ours_ms"]),

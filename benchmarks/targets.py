@@ -120,7 +120,7 @@ def target_of(row: Mapping[str, Any]) -> Target | None:
         case "norm_accuracy":
             return NORM_ACCURACY
         case "beam":  # stands beside the row's other options
-            return None if row["target"] is None else Target(row["target"])
+            return Target(row["target"], smaller_is_better=row["is_cost"])
         case "norm_memory" | "align":
             return None
     raise ValueError(f"unknown kind of row: {row['kind']!r}")

@@ -51,11 +51,15 @@ def check_emissions(emissions: Any, dims: tuple[int, ...], classes: int | None =
     """Emissions as a detached tensor of so many dimensions; the last counts classes.
 
     Raises:
-        TypeError: they are no tensor, or of a dtype that is not served.
-        ValueError: they have another shape.
+        TypeError: they are no tensor, or of a dtype or layout that is not served.
+        ValueError: they have another shape, or no values (the meta device).
     """
     if not isinstance(emissions, Tensor):
         raise TypeError(f"emissions must be a Tensor, got {type(emissions).__name__}")
+    if emissions.layout is not torch.strided or emissions.is_nested:
+        raise TypeError("emissions must be a dense tensor, got a sparse or nested one")
+    if emissions.is_meta:
+        raise ValueError("emissions are on the meta device, where there are no values to decode")
     if emissions.dtype not in DTYPE_CODES:
         raise TypeError(
             "emissions must be float16, bfloat16, float32 or float64, got "
@@ -83,7 +87,10 @@ def check_lengths(lengths: Any, batch: int, frames: int) -> Tensor:
     if lengths is None:
         return torch.full((batch,), frames, dtype=torch.int64, device="cpu")
     if not isinstance(lengths, Tensor):
-        lengths = torch.as_tensor(lengths, device="cpu")
+        try:
+            lengths = torch.as_tensor(lengths, device="cpu")
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"lengths must be integers of 64 bits, got {lengths!r:.60}") from None
     check_lengths_shape(lengths, batch)
     lengths = lengths.detach().to(device="cpu", dtype=torch.int64).reshape(batch).contiguous()
     wrong = (lengths < 0) | (lengths > frames)
@@ -98,8 +105,10 @@ def check_lengths_shape(lengths: Tensor, batch: int) -> None:
 
     Raises:
         TypeError: they are no integers.
-        ValueError: they are too many or too few.
+        ValueError: they are too many or too few, or have no values.
     """
+    if lengths.is_meta:
+        raise ValueError("lengths are on the meta device, where there are no values")
     if lengths.dtype not in INTEGRAL and lengths.numel():
         raise TypeError(f"lengths must be integers, got {lengths.dtype}")
     if lengths.dim() > 1 or lengths.numel() != batch:

@@ -70,10 +70,15 @@ def beam_search(
     """Search (N, T, C) emissions on their device, whose labellings are then T wide.
 
     With `wait` they are as wide as the longest labelling, which the device is waited for to know.
+
+    Raises:
+        ValueError: one token could add too much to a score for the sums of the search.
     """
     batch, frames, _ = emissions.shape
     if emissions.stride(-1) != 1:
         emissions = emissions.contiguous()
+    if fusion is not None:
+        _check_bonus(fusion, emissions.dtype)
     view = None if fusion is None else fusion.view_on(emissions.device)
     labels, labellings = (batch, nbest, frames), (batch, nbest)
     tokens = backend.empty(emissions, labels, torch.int64)
@@ -125,3 +130,14 @@ def beam_search(
         ends[..., :longest],
         sureness[..., :longest],
     )
+
+
+def _check_bonus(fusion: Fusion, dtype: torch.dtype) -> None:
+    """Where the CPU's search raises once such a token comes up, a kernel could not."""
+    limit = 700 if dtype is torch.float64 else 80
+    if fusion.largest_bonus > limit:
+        raise ValueError(
+            f"language model, words and hotwords may add {fusion.largest_bonus:g} nats to a score "
+            f"by one token: with {str(dtype).removeprefix('torch.')} emissions on CUDA it must be "
+            f"at most {limit}"
+        )

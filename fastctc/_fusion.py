@@ -18,6 +18,7 @@ from fastctc.lm import NGramModel, address_of, compiled
 
 NO_MODEL, BY_TOKEN, BY_WORD = 0, 1, 2
 _UNITS = {"token": BY_TOKEN, "word": BY_WORD}
+_LARGEST = 1e6  # of weights and bonuses: float32 still tells hundredths apart
 # How ARPA files, which have no word that is a blank, write one.
 WRITTEN_BLANKS = ("<space>", "|", PIECE_MARK, "_")
 
@@ -250,9 +251,13 @@ class Fusion:
         self._set_view()
 
 
-def _check_finite(name: str, value: float) -> None:
+def _check_finite(name: str, value: Any) -> None:
+    if not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name} must be a number, not {value!r:.60}")
     if not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, not {value}")
+    if abs(value) > _LARGEST:
+        raise ValueError(f"{name} is {value}: it must be from {-_LARGEST:g} to {_LARGEST:g}")
 
 
 def _refuse_words(lexicon: Lexicon | None, word_score: float) -> None:
@@ -283,6 +288,8 @@ def _make_hotwords(
     bonuses = dict(hotwords) if isinstance(hotwords, Mapping) else dict.fromkeys(hotwords, weight)
     spelled, worth = [], []
     for phrase, bonus in bonuses.items():
+        if not isinstance(phrase, str):
+            raise TypeError(f"hotwords must be texts, got {type(phrase).__name__}")
         _check_finite(f"the bonus of hotword {phrase!r}", bonus)
         for symbols in spelling.phrase(phrase):
             spelled.append(symbols)

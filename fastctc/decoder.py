@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -65,8 +66,9 @@ def greedy_decode(
 
     Returns:
         One labelling for each utterance, nbest = 1: its score is that of the path, its confidences
-        are the mean probabilities of the labels' frames. On a CUDA device nothing is waited for:
-        L is T, and a length there that is out of range leaves its row with a score of -inf.
+        are the mean probabilities of the labels' frames. NaN is the best class of its frame, and
+        makes the score NaN. On a CUDA device nothing is waited for: L is T, and a length there
+        that is out of range leaves its row with a score of -inf.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -129,6 +131,7 @@ class CTCDecoder:
         confidence: fill in `Hypothesis.confidence`; needs `timesteps`.
 
     Raises:
+        TypeError: an argument is of the wrong type.
         ValueError: an argument is out of range.
         RuntimeError: fastctc was installed without its compiled library.
     """
@@ -161,11 +164,17 @@ class CTCDecoder:
         for index, token in enumerate(self.tokens):
             if not isinstance(token, str):
                 raise TypeError(f"tokens[{index}] must be a str, got {type(token).__name__}")
-        _check_integer("blank", blank, 0, classes - 1)
-        _check_integer("beam_size", beam_size, 1, 2**16)
-        _check_integer("nbest", nbest, 1, beam_size)
+        blank = _check_integer("blank", blank, 0, classes - 1)
+        beam_size = _check_integer("beam_size", beam_size, 1, 2**16)
+        nbest = _check_integer("nbest", nbest, 1, beam_size)
         if top_k is not None:
-            _check_integer("top_k", top_k, 1, 2**31)
+            top_k = _check_integer("top_k", top_k, 1, 2**31)
+        looked_at = min(classes, top_k or classes)
+        if (beam_size + 64) * looked_at >= 2**31:
+            raise ValueError(
+                f"beam_size is {beam_size} and {looked_at} classes are looked at (top_k limits "
+                "them): their product must be below 2^31"
+            )
         _check_number("beam_threshold", beam_threshold, 0, math.inf)
         _check_number("top_p", top_p, 0, 1)
         _check_number("blank_skip_threshold", blank_skip_threshold, 0, 1)
@@ -258,7 +267,8 @@ class CTCDecoder:
 
         Raises:
             TypeError: an argument is of the wrong type.
-            ValueError: a shape or a length is out of range.
+            ValueError: a shape or a length is out of range; or language model, words and hotwords
+                add more than 80 nats (700 for float64 emissions) to a score by one token.
         """
         emissions = _decode.check_emissions(emissions, (3,), len(self.tokens))
         out = self._search(emissions, lengths, from_logits, wait=False)
@@ -290,7 +300,8 @@ class CTCDecoder:
     ) -> list[list[Hypothesis]]:
         """The `nbest` best hypotheses of each utterance, best first; arguments as above.
 
-        A frame without a finite score leaves an utterance without hypotheses; NaN counts as -inf.
+        A frame without a finite score, or with +inf, leaves an utterance without hypotheses. NaN
+        counts as -inf; with ``from_logits`` there is no softmax of it, and so no hypothesis.
         """
         emissions = _decode.check_emissions(emissions, (3,), len(self.tokens))
         return self.hypotheses(self._search(emissions, lengths, from_logits, wait=True))
@@ -416,11 +427,13 @@ class CTCStream:
                 self._search.restart()
 
 
-def _check_integer(name: str, value: Any, least: int, most: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
+def _check_integer(name: str, value: Any, least: int, most: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if not least <= value <= most:
-        raise ValueError(f"{name} is {value}: it must be from {least} to {most}")
+    number = operator.index(value)
+    if not least <= number <= most:
+        raise ValueError(f"{name} is {number}: it must be from {least} to {most}")
+    return number
 
 
 def _check_number(name: str, value: Any, above: float, most: float) -> None:

@@ -105,8 +105,11 @@ class NGramModel:
     @classmethod
     def _read(cls, pieces: Iterable[bytes], unknown_log10: float) -> NGramModel:
         reader = compiled().ArpaReader(unknown_log10 * math.log(10))
-        for piece in pieces:
-            reader.feed(piece)
+        try:
+            for piece in pieces:
+                reader.feed(piece)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"line {reader.lines + 1}: broken gzip data: {error}") from None
         table, vocabulary, counts, unknown, listed = reader.finish()
         return cls(len(counts), tuple(counts), listed, table, vocabulary, unknown)
 
@@ -173,9 +176,6 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
         while piece := file.read(_PIECE):
             yield piece
         return
-    try:
-        with gzip.open(file) as text:
-            while piece := text.read(_PIECE):
-                yield piece
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"broken gzip data: {error}") from None
+    with gzip.open(file) as text:
+        while piece := text.read1(_PIECE):
+            yield piece

@@ -58,7 +58,7 @@ def on_host(result: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, to
     return result[0].cpu(), result[1].cpu()
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 @pytest.mark.parametrize("from_logits", [False, True])
 def test_equals_the_reference(
     device: torch.device, shape: tuple[int, int, int, int], from_logits: bool

@@ -229,6 +229,7 @@ def test_greedy_decoding_equals_its_definition(blank: int) -> None:
         ({"beam_threshold": -1}, ValueError, "beam_threshold is -1"),
         ({"beam_threshold": math.nan}, ValueError, "beam_threshold is nan"),
         ({"timesteps": False}, ValueError, "confidence=True needs timesteps=True"),
+        ({"blank": True}, TypeError, "blank must be an int, got bool"),
     ],
 )
 def test_bad_settings_are_named(options: dict[str, Any], error: type, words: str) -> None:
@@ -246,11 +247,28 @@ def test_bad_settings_are_named(options: dict[str, Any], error: type, words: str
         (torch.zeros(2, 3, 5), [3, 4], ValueError, r"lengths\[1\] is 4: it must be from 0 to 3"),
         (torch.zeros(2, 3, 5), [3], ValueError, "one for each of the 2 utterances"),
         (torch.zeros(2, 3, 5), [3.0, 1.0], TypeError, "lengths must be integers"),
+        (torch.zeros(1, 3, 5), "x", TypeError, "lengths must be integers of 64 bits, got 'x'"),
+        (torch.zeros(1, 3, 5), [2**70], TypeError, "lengths must be integers of 64 bits"),
+        (torch.zeros(1, 3, 5, device="meta"), None, ValueError, "on the meta device"),
+        (
+            torch.zeros(1, 3, 5),
+            torch.zeros(1, device="meta").long(),
+            ValueError,
+            "on the meta device",
+        ),
+        (torch.zeros(1, 3, 5).to_sparse(), None, TypeError, "must be a dense tensor"),
     ],
 )
 def test_bad_input_is_named(emissions: Any, lengths: Any, error: type, words: str) -> None:
     with pytest.raises(error, match=words):
         CTCDecoder(LETTERS)(emissions, lengths)
+
+
+def test_beams_that_are_too_wide_for_the_classes_are_refused() -> None:
+    tokens = ["_", *map(str, range(50_000))]
+    with pytest.raises(ValueError, match=r"beam_size is 65536 and 50001 classes .* below 2\^31"):
+        CTCDecoder(tokens, beam_size=2**16)
+    assert CTCDecoder(tokens, beam_size=np.int64(2**16), top_k=100).beam_size == 2**16
 
 
 def test_a_stream_keeps_to_one_dtype() -> None:

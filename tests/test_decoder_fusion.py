@@ -137,6 +137,68 @@ def test_hotwords_turn_the_scale() -> None:
     assert decoder(8, hotwords=["cab"])(emissions)[0][0].text == "cab"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_many_classes(dtype: torch.dtype, cpu_target: str) -> None:
+    """More classes than a state has room for prices of: they take each other's places."""
+    numbers = np.random.default_rng(6)
+    tokens = ["-", " ", *(chr(0x4E00 + i) for i in range(198))]
+    spoken = numbers.choice(tokens[1:40], (60, 12))
+    search = CTCDecoder(
+        tokens,
+        beam_size=30,
+        nbest=30,
+        timesteps=False,
+        confidence=False,
+        lm=model([["<space>" if c == " " else c for c in row] for row in spoken.tolist()], 3),
+        lm_unit="token",
+        hotwords=["".join(pair) for pair in spoken[:, :2].tolist() if " " not in pair],
+        hotword_weight=1.5,
+    )
+    for frames, peak in [(10, 1.0), (25, 2.0)]:
+        scores = cases.random_log_probs(numbers, frames, len(tokens), peak)
+        expected = prefix_beam_search(scores, 30, fusion=AsFusion(search.fusion))
+        found = search(torch.from_numpy(scores)[None].to(dtype))[0]
+        tolerance = 1e-5 if dtype is torch.float64 else 1e-4
+        for h, twin in zip(found[:10], expected, strict=False):
+            assert h.score == pytest.approx(twin.score, abs=tolerance)
+        assert tuple(found[0].tokens) == expected[0].tokens
+
+
+def test_long_utterances_meet_more_states_than_are_kept() -> None:
+    """Prices of states that have left the beam make room for others'."""
+    numbers = np.random.default_rng(7)
+    tokens = ["-", " ", *"abcdefgh"]
+    phrases = ["".join(word) for word in numbers.choice(tokens[2:], (3000, 5))]
+    search = CTCDecoder(
+        tokens, beam_size=40, timesteps=False, confidence=False, hotwords=phrases, word_score=0.5
+    )
+    scores = cases.random_log_probs(numbers, 250, len(tokens), 1.0)
+    expected = prefix_beam_search(scores, 40, fusion=AsFusion(search.fusion))[0]
+    best = search(torch.from_numpy(scores)[None])[0][0]
+    assert tuple(best.tokens) == expected.tokens
+    assert best.score == pytest.approx(expected.score, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "limit", "most"), [(torch.float32, 80, "80"), (torch.float64, 700, "700")]
+)
+def test_a_bonus_that_the_sums_cannot_hold_is_refused(
+    dtype: torch.dtype, limit: float, most: str
+) -> None:
+    emissions = torch.from_numpy(cases.random_log_probs(np.random.default_rng(8), 9, 6))[None]
+    emissions = emissions.to(dtype)
+    best = decoder(8, hotwords=["c"], hotword_weight=limit - 1.0)(emissions)[0][0]
+    assert "c" in best.words
+    excessive = decoder(8, hotwords=["c"], hotword_weight=limit + 20.0)
+    with pytest.raises(ValueError, match=f"add {limit + 20} nats .* must be at most {most}"):
+        excessive(emissions)
+    stream = excessive.stream()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="nats to a score by one token"):
+            stream.feed(emissions[0])
+    assert decoder(8, hotwords=["c"], hotword_weight=-1000.0)(emissions)[0]
+
+
 def test_streams_and_pickles_keep_the_models() -> None:
     emissions = torch.from_numpy(cases.random_log_probs(np.random.default_rng(5), 40, 6))[None]
     search = CTCDecoder(TOKENS, beam_size=9, nbest=3, **OPTIONS["all"])
@@ -197,3 +259,7 @@ def test_what_cannot_be_is_said() -> None:
         decoder(4, hotwords=["xyz"])
     with pytest.raises(ValueError, match="word_boundary is 'x', which is in no token"):
         decoder(4, word_boundary="x")
+    with pytest.raises(TypeError, match="hotwords must be texts, got NoneType"):
+        decoder(4, hotwords=[None])
+    with pytest.raises(TypeError, match="word_score must be a number, not 'x'"):
+        decoder(4, word_score="x")

@@ -111,7 +111,9 @@ def test_every_step_is_what_the_definition_says(name: str, tokens: list[int]) ->
     for token in tokens:
         largest = _C.fusion_largest_bonus(fusion.address, state)
         assert largest <= fusion.largest_bonus
+        largest_of_it = _C.fusion_largest_bonus(fusion.address, state, token)
         bonus, state = _C.fusion_extend(fusion.address, state, token)
+        assert bonus <= largest_of_it
         expected, twin_state = twin.extend(twin_state, token)
         assert bonus == pytest.approx(expected, abs=2e-5)
         assert bonus <= largest
@@ -139,6 +141,8 @@ def test_bounds_of_tokens_of_one_symbol_hold(name: str) -> None:
         for state in states:
             bound = _C.fusion_largest_bonus(fusion.address, state)
             steps = [_C.fusion_extend(fusion.address, state, t) for t in range(1, len(letters))]
+            for token, (bonus, _) in enumerate(steps, 1):
+                assert bonus <= _C.fusion_largest_bonus(fusion.address, state, token)
             assert max(bonus for bonus, _ in steps) <= bound <= fusion.largest_bonus + 1e-5
             tightest = min(tightest, bound)
             longer += [after for bonus, after in steps if bonus > -math.inf]
@@ -198,6 +202,26 @@ def test_thousands_of_hotwords_give_what_each_gives() -> None:
         words = ["".join(rng.choices(letters, k=rng.randint(1, 4))) for _ in range(6)]
         expected = sum(word in phrases for word in words)
         assert fusion.trace(ids(" ".join(words), tokens)).total == pytest.approx(expected, abs=1e-4)
+
+
+def test_letters_of_large_alphabets() -> None:
+    """More than 64 symbols: nodes of the tries then find some of their children by search."""
+    rng = random.Random(5)
+    letters = [chr(0x4E00 + i) for i in range(150)]
+    few = letters[5:150:24]
+    words = {
+        "".join(rng.choices(rng.choice([letters, few]), k=rng.randint(1, 3))) for _ in range(400)
+    }
+    tokens = ["-", " ", *letters]
+    fusion = Fusion(tokens, lexicon=Lexicon(sorted(words)), unknown_score=-1.0, hotwords=words)
+    twin = reference.Fusion(
+        ["", *tokens[1:]], lexicon=words, unknown_score=-1.0, hotwords=dict.fromkeys(words, 0.0)
+    )
+    for _ in range(60):
+        spoken = [*rng.choices(sorted(words), k=4), "".join(rng.choices(few, k=2))]
+        trace = fusion.trace(ids(" ".join(spoken), tokens))
+        assert trace.word_score == pytest.approx(twin.total(" ".join(spoken)))
+        assert [word.known for word in trace.words] == [word in words for word in spoken]
 
 
 def test_a_word_with_several_spellings_and_a_spelling_with_several_words() -> None:
@@ -323,6 +347,11 @@ PLAIN = ["-", "a", "b"]
         (TOKENS, {"lm_weight": -1.0}, "lm_weight must be at least 0, not -1.0"),
         (TOKENS, {"lm_weight": NAN}, "lm_weight must be a finite number, not nan"),
         (TOKENS, {"word_score": math.inf}, "word_score must be a finite number, not inf"),
+        (
+            TOKENS,
+            {"word_score": 1e7},
+            r"word_score is 10000000.0: it must be from -1e\+06 to 1e\+06",
+        ),
         (TOKENS, {"lm_unit": "letter"}, "lm_unit must be 'token' or 'word', not 'letter'"),
         (TOKENS, {"word_boundary": "|"}, r"word_boundary is '\|', which is in no token"),
         (TOKENS, {"unknown_score": -1.0}, "unknown_score needs a lexicon"),

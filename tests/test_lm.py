@@ -217,13 +217,74 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
         read(tmp_path, b"mmap lm http://kheafield.com/code format version 5\n\0")
     with pytest.raises(ValueError, match="line 8: the word is not UTF-8"):
         read(tmp_path, GOOD.encode().replace(b"\ta\t", b"\t\xe4\t"))
-    with pytest.raises(ValueError, match="broken gzip data"):
-        read(tmp_path, gzip.compress(GOOD.encode() * 9)[:-20])
+    with pytest.raises(ValueError, match=r"model\.arpa: line \d+: broken gzip data"):
+        read(tmp_path, gzip.compress(GOOD.encode())[:-20])
+    with pytest.raises(ValueError, match=r"line 4: .* not 'ngram \\xff\\x01\\xc3'"):
+        read(tmp_path, b"\\data\\\nngram 1=1\n\nngram \xff\x01\xc3\n")
+    with pytest.raises(ValueError, match=f"line 2: .* not 'x{30 * chr(0xE9)}\\.\\.\\.'"):
+        read(tmp_path, "\\data\\\nx" + 40 * chr(0xE9))
     with pytest.raises(FileNotFoundError):
         NGramModel.from_arpa(tmp_path / "absent.arpa")
     twice = write({"a": (-1,), "a a": (-1,)}).replace("ngram 2=1", "ngram 2=2")
     with pytest.raises(ValueError, match="this n-gram is there twice"):
         read(tmp_path, twice.replace("-1\ta a", "-1\ta a\n-2\ta a"))
+
+
+def damaged(rng: random.Random, data: bytes) -> bytes:
+    """Cut off, with bytes changed, with a piece missing or twice, or with its lines in disorder."""
+    first, second = sorted(rng.randrange(len(data)) for _ in range(2))
+    lines = data.split(b"\n")
+    line = rng.randrange(len(lines))
+    number = rng.choice([b"nan", b"inf", b"1e999", b"1e38", b"-1e38", b"", b"9" * 400, b"\xff"])
+    return rng.choice(
+        [
+            lambda: data[:first],
+            lambda: data[:first] + bytes([rng.randrange(256)]) + data[first + 1 :],
+            lambda: data[:first] + data[second:],
+            lambda: data[:second] + data[first:],
+            lambda: b"\n".join(rng.sample(lines, len(lines))),
+            lambda: b"\n".join([*lines[:line], number + b"\t" + lines[line], *lines[line:]]),
+            lambda: b"\n".join([*lines[:line], lines[line] + b"\t" + number, *lines[line + 1 :]]),
+        ]
+    )()
+
+
+def outcome(tmp_path: Path, data: bytes) -> NGramModel | str:
+    """A model, or why there is none."""
+    try:
+        return read(tmp_path, data)
+    except ValueError as error:
+        return str(error)
+
+
+def test_damaged_files_are_refused_by_line_or_read(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    refused = 0
+    for _ in range(1500):
+        data = damaged(rng, rng.choice([GOOD.encode(), PRUNED.read_bytes()]))
+        if rng.random() < 0.3:
+            data = gzip.compress(data, 1)
+            if rng.random() < 0.7:
+                data = damaged(rng, data)
+        found = outcome(tmp_path, data)
+        if isinstance(found, str):
+            refused += 1
+            assert "model.arpa: line " in found
+        else:
+            assert all(-math.inf <= score < 1e9 for _, score, _ in found.word_scores("a b zzz a"))
+    assert refused > 1200
+
+
+def test_models_of_many_words_agree_with_the_definition(tmp_path: Path) -> None:
+    """Those of few words have a table of every step, these have not."""
+    rng = random.Random(4)
+    words = [f"w{i}" for i in range(300)]
+    texts = [rng.choices(words, weights=range(300, 0, -1), k=9) for _ in range(200)]
+    text = "".join(arpa_lines(texts, 3))
+    model, twin = read(tmp_path, text), parse_arpa(text)
+    for sentence in [*texts[:20], *(rng.choices([*words, "zzz"], k=9) for _ in range(20))]:
+        found = [score for _, score, _ in model.word_scores(sentence)]
+        assert found == pytest.approx(twin.word_scores(sentence), abs=1e-4)
 
 
 TEXTS = [line.split() for line in ["a b a c", "b a", "a", "c a b a b", "b b a c", "", "a b"] * 3]

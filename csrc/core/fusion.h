@@ -185,4 +185,29 @@ FASTCTC_HOST_DEVICE static inline float fusion_largest_bonus(const FusionView& f
   return bonus;
 }
 
+// This token does not add more than this in this state.
+FASTCTC_HOST_DEVICE static inline float fusion_largest_bonus(const FusionView& f, const FusionState& state,
+                                                             int32_t token) {
+  float bonus = 0;
+  if (f.unit == NGramUnit::token) {
+    int32_t next;
+    const float score = f.ngram.steps != nullptr ? ngram_score(f.ngram, state.ngram, f.token_words[token], &next)
+                                                 : f.ngram.nodes[state.ngram].best;
+    bonus = f.ngram_weight * score;
+  }
+  // the larger the numbers, the further sums are off
+  bonus += kBoundMargin + 1e-6f * std::fabs(bonus);
+  if (!f.one_symbol) return bonus + f.largest_bonus;
+  const int32_t at = f.first_symbol[token];
+  if (at == f.first_symbol[token + 1]) return bonus;
+  const int32_t symbol = f.symbols[at];
+  if (symbol == kBoundarySymbol) {
+    if (state.word == kEmptyWord) return bonus;
+    bonus += f.end_bonus;
+  }
+  bonus += f.word_bonus;
+  int32_t hotword = state.hotword;
+  return f.hotwords.nodes != nullptr ? bonus + hotword_step(f.hotwords, symbol, &hotword) : bonus;
+}
+
 }  // namespace fastctc

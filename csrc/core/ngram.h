@@ -27,11 +27,18 @@ struct NGramUnigram {
   int32_t next;
 };
 
-// Tables in host or device memory. Built by ngram_tables.h.
+// One step of the automaton, back-off included.
+struct NGramStep {
+  float score;
+  int32_t next;
+};
+
+// Tables in host or device memory. Built by cpu/ngram_builder.h.
 struct NGramView {
   const NGramNode* nodes = nullptr;  // null: no model
   const NGramArc* arcs = nullptr;    // (slots), a hash table with linear probing, never full
   const NGramUnigram* unigrams = nullptr;
+  const NGramStep* steps = nullptr;  // (nodes, words), of models with few of both; else null
   uint32_t slots = 0;
   int32_t words = 0;
   int32_t unknown = 0;  // the word that stands for all others; always there
@@ -58,6 +65,11 @@ FASTCTC_HOST_DEVICE static inline const NGramArc* ngram_find(const NGramView& m,
 
 // ln p(word | context), and the context after the word.
 FASTCTC_HOST_DEVICE static inline float ngram_score(const NGramView& m, int32_t node, int32_t word, int32_t* next) {
+  if (m.steps != nullptr) {
+    const NGramStep step = m.steps[static_cast<int64_t>(node) * m.words + word];
+    *next = step.next;
+    return step.score;
+  }
   float score = 0;
   for (; node != 0; node = m.nodes[node].shorter) {
     if (const NGramArc* arc = ngram_find(m, node, word)) {

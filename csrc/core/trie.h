@@ -11,11 +11,24 @@ namespace fastctc {
 struct TrieNode {
   int32_t symbol;       // on the edge into this node
   int32_t first_child;  // the last one's end is the next node's first_child
+  uint64_t children;    // bit symbol % 64 of each child's symbol
 };
+
+FASTCTC_HOST_DEVICE static inline int32_t count_bits(uint64_t bits) {
+  bits -= bits >> 1 & 0x5555555555555555u;
+  bits = (bits & 0x3333333333333333u) + (bits >> 2 & 0x3333333333333333u);
+  bits = (bits + (bits >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+  return static_cast<int32_t>(bits * 0x0101010101010101u >> 56);
+}
 
 // The child of a node along a symbol, or -1. `nodes` has one entry more than the trie.
 FASTCTC_HOST_DEVICE static inline int32_t trie_child(const TrieNode* nodes, int32_t node, int32_t symbol) {
+  const uint64_t children = nodes[node].children, bit = uint64_t{1} << (symbol & 63);
+  if ((children & bit) == 0) return -1;
   int32_t low = nodes[node].first_child, high = nodes[node + 1].first_child;
+  // where symbols are below 64, the bits before it count the children before it
+  const int32_t guess = low + count_bits(children & (bit - 1));
+  if (nodes[guess].symbol == symbol && guess < high) return guess;
   const int32_t end = high;
   while (low < high) {
     const int32_t middle = low + (high - low) / 2;

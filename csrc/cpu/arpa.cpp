@@ -14,11 +14,25 @@ namespace {
 constexpr int kHighestOrder = 16;
 constexpr std::size_t kLongestLine = 1 << 20;
 constexpr double kLn10 = 2.302585092994045684;
+constexpr int kLargestBackoff = 1000000;  // so that sums of several stay finite and exact to a thousandth
 
+// The text or its beginning, as UTF-8 whatever it is: other bytes as \xff, and so are control characters.
 std::string quoted(std::string_view text) {
   constexpr std::size_t kShown = 60;
-  const bool cut = text.size() > kShown;
-  return "'" + std::string(text.substr(0, kShown)) + (cut ? "...'" : "'");
+  constexpr char kDigits[] = "0123456789abcdef";
+  std::string shown = "'";
+  std::size_t i = 0;
+  while (i < text.size() && i < kShown) {
+    const std::size_t length = utf8_length(text.substr(i));
+    if (length > 0 && static_cast<unsigned char>(text[i]) >= ' ') {
+      shown.append(text.substr(i, length));
+      i += length;
+    } else {
+      const auto byte = static_cast<unsigned char>(text[i++]);
+      shown.append({'\\', 'x', kDigits[byte >> 4], kDigits[byte & 15]});
+    }
+  }
+  return shown + (i < text.size() ? "...'" : "'");
 }
 
 std::string section_name(int order) { return "\\" + std::to_string(order) + "-grams:"; }
@@ -175,6 +189,9 @@ struct ArpaReader::State {
   double read_backoff(std::string_view field) const {
     double backoff;
     if (!parse_number(field, &backoff) || std::isinf(backoff)) fail(quoted(field) + " is not a log10 back-off");
+    if (std::fabs(backoff) > kLargestBackoff) {
+      fail("the log10 back-off " + quoted(field) + " is beyond " + std::to_string(kLargestBackoff));
+    }
     if (section == order() && backoff != 0) fail("n-grams of the highest order have no back-off, not " + quoted(field));
     return backoff;
   }
@@ -234,6 +251,8 @@ void ArpaReader::feed(const char* text, std::size_t size) {
     size -= length + 1;
   }
 }
+
+int64_t ArpaReader::lines() const { return state_->line_number; }
 
 NGramModel ArpaReader::finish() {
   State& state = *state_;

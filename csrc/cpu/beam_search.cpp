@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <mutex>
 #include <numeric>
+#include <stdexcept>
 
 #include "batch.h"
 #include "beam_search_align.h"
@@ -48,8 +50,22 @@ Workspace take_one(int64_t bytes) {
   return std::move(pieces.front());
 }
 
-BeamOptions kernel_options(const BeamSearchOptions& o, const BeamFusion* fusion) {
-  return {o.C, o.blank, o.beam_size, o.top_k, o.top_p, o.beam_threshold, o.blank_skip_threshold, o.from_logits, fusion};
+BeamState new_state(const BeamSearchOptions& o, DType dtype, const BeamFusion* fusion) {
+  BeamState state{};
+  state.options = {o.C,           o.blank, o.beam_size, o.top_k, o.top_p, o.beam_threshold, o.blank_skip_threshold,
+                   o.from_logits, fusion};
+  state.dtype = int(dtype);
+  return state;
+}
+
+// What one token adds is a factor of a scaled mass in the search.
+void refuse_bonus(double bonus, bool wide) {
+  char text[200];
+  std::snprintf(text, sizeof text,
+                "language model, words and hotwords add %.6g nats to a score by one token: with %s emissions it must "
+                "be at most %d",
+                bonus, wide ? "float64" : "float32, float16 or bfloat16", wide ? 700 : 80);
+  throw std::range_error(text);
 }
 
 }  // namespace
@@ -57,7 +73,7 @@ BeamOptions kernel_options(const BeamSearchOptions& o, const BeamFusion* fusion)
 struct BeamSearch::Impl {
   const BeamKernels& kernels;
   const BeamFusion fusion;
-  BeamState state{};
+  BeamState state;
   Workspace workspace;
   Workspace trie_memory;
   const bool timesteps, confidence;
@@ -66,8 +82,7 @@ struct BeamSearch::Impl {
   Impl(const BeamSearchOptions& options, DType dtype)
       : kernels(beam_kernels()),
         fusion(options.fusion ? beam_fusion(*options.fusion) : BeamFusion{}),
-        state{
-            kernel_options(options, options.fusion ? &fusion : nullptr), int(dtype), nullptr, {}, 0, 0, 0, 0, nullptr},
+        state(new_state(options, dtype, options.fusion ? &fusion : nullptr)),
         workspace(take_one(kernels.workspace_bytes(state))),
         trie_memory(take_one(trie_bytes(16 * options.beam_size + 512))),
         timesteps(options.timesteps),
@@ -132,6 +147,8 @@ void BeamSearch::advance(const void* scores, int64_t stride, int64_t frames) {
     rows += taken * bytes;
     frames -= taken;
     if (impl_->state.log_normalisers) impl_->state.log_normalisers += taken;
+    if (impl_->state.excessive_bonus > 0)
+      refuse_bonus(impl_->state.excessive_bonus, impl_->state.dtype == int(DType::float64));
     if (frames == 0) return;
     impl_->grow_trie();
   }

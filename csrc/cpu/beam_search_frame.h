@@ -15,11 +15,13 @@ template <>
 struct BeamLimits<float> {
   static constexpr float kTiny = 1.17549435e-38f;  // the smallest normal number: what is below has no mass
   static constexpr double kLowest = -87.4;         // and its logarithm, rounded down
+  static constexpr double kHighestBonus = 80;      // e^bonus times a scaled mass stays finite
 };
 template <>
 struct BeamLimits<double> {
   static constexpr double kTiny = 2.2250738585072014e-308;
   static constexpr double kLowest = -708.4;
+  static constexpr double kHighestBonus = 700;
 };
 
 // x = m * 2^exponent with m in [0.5, 1); x is a positive normal number
@@ -40,8 +42,9 @@ struct BeamFrame : BeamLayout<S> {
   using Sets = LaneSets<S>;
   static constexpr int W = S::W;
   using Layout::bonus;
+  using Layout::columns;
+  using Layout::entering_state;
   using Layout::factor;
-  using Layout::fusion;
   using Layout::last;
   using Layout::mass;
   using Layout::node;
@@ -49,14 +52,21 @@ struct BeamFrame : BeamLayout<S> {
   using Layout::outlook;
   using Layout::parent;
   using Layout::parent_slot;
+  using Layout::priced;
+  using Layout::priced_token;
+  using Layout::prices;
   using Layout::repeats;
+  using Layout::row_outlook;
+  using Layout::row_state;
+  using Layout::row_users;
+  using Layout::rows;
   using Layout::score;
   using Layout::scratch;
   using Layout::source;
   using Layout::token;
   using Layout::token_mass;
-  using Layout::token_rank;
   using Layout::token_y;
+  using Layout::upper;
   using Layout::width;
 
   BeamState& state;
@@ -72,8 +82,7 @@ struct BeamFrame : BeamLayout<S> {
   Scalar reach;            // and the largest that an extension may reach before its emission
   Scalar worst, best;      // of the slots' prefixes after the frame
   Scalar bound;            // new prefixes below it cannot enter
-  int64_t tokens, fresh;   // classes that may make new prefixes; new prefixes,
-  int64_t priced;          // and how many of these have what a fusion adds
+  int64_t tokens, fresh;   // classes that may make new prefixes; new prefixes
 
   explicit BeamFrame(BeamState& s)
       : state(s), options(s.options), keep_share(FASTCTC_MATH(exp)(-s.options.beam_threshold)) {
@@ -84,11 +93,8 @@ struct BeamFrame : BeamLayout<S> {
   Scalar* blank_mass(int set) const { return mass[set] + width; }
   int now() const { return state.current; }
   int next() const { return 1 - state.current; }
-  int32_t* fusion_state(int32_t* states, int64_t i) const { return states + i * options.fusion->state_ints; }
-  FASTCTC_INLINE Scalar exp_of(Scalar x) { return exp_value<S>(S::set1(x))[0]; }
-  Scalar largest_gain(const int32_t* fusion_state) const {
-    return exp_of((Scalar)options.fusion->largest_bonus(options.fusion->self, fusion_state));
-  }
+  int32_t* fusion_state(int32_t* states, int64_t i) const { return states + i * BeamFusion::kStateInts; }
+  const int32_t* state_of(int64_t slot) const { return fusion_state(row_state, prices[slot] / columns); }
   Scalar at_least_tiny(double x) const {
     return x > BeamLimits<Scalar>::kTiny ? (Scalar)x : (Scalar)BeamLimits<Scalar>::kTiny;
   }
@@ -100,18 +106,19 @@ struct BeamFrame : BeamLayout<S> {
       for (int64_t i = 0; i < width; ++i) token_mass[set][i] = 0;
     }
     for (int64_t i = 0; i < width; ++i) clear(i);
-    for (int64_t c = 0; c < options.C; ++c) token_rank[c] = -1;
     state.current = 0;
     state.exponent = 0;
     state.log_scale = 0;
+    state.excessive_bonus = 0;
     state.slots = 1;
     node[0] = kEmptyPrefix;
     state.trie.slot[kEmptyPrefix] = 0;
     total(0)[0] = blank_mass(0)[0] = 1;
     if constexpr (fused) {
-      options.fusion->start(options.fusion->self, fusion);
+      for (int64_t i = 0; i < rows; ++i) row_users[i] = -1;
+      options.fusion->start(options.fusion->self, entering_state);
       bonus[0] = 0;
-      outlook[0] = largest_gain(fusion);
+      use_row(0, find_row(entering_state));
     }
   }
 
@@ -123,7 +130,74 @@ struct BeamFrame : BeamLayout<S> {
     parent_slot[i] = -1;
     repeats[i] = 0;
     source[i] = (Int)(2 * width);
-    if constexpr (fused) factor[i] = outlook[i] = 1;
+    if constexpr (fused) {
+      factor[i] = outlook[i] = 1;
+      prices[i] = 0;
+    }
+  }
+
+  // The row of a state. No more than half of the rows are in use.
+  int64_t find_row(const int32_t* fusion_state_of_it) {
+    constexpr int kNear = 4;
+    uint64_t hash = 0;
+    for (int i = 0; i < BeamFusion::kStateInts; ++i)
+      hash = (hash ^ (uint32_t)fusion_state_of_it[i]) * 0x9e3779b97f4a7c15u;
+    int64_t spare = -1;
+    for (int64_t i = 0; i < kNear || spare < 0; ++i) {
+      const int64_t row = (int64_t)((hash >> 32) + (uint64_t)i) & (rows - 1);
+      if (row_users[row] >= 0 && same_state(fusion_state(row_state, row), fusion_state_of_it)) return row;
+      if (row_users[row] <= 0 && spare < 0) spare = row;
+    }
+    copy_state(fusion_state(row_state, spare), fusion_state_of_it);
+    row_users[spare] = 0;
+    for (int64_t i = spare * columns; i < (spare + 1) * columns; ++i) priced_token[i] = -1;
+    if (has_uppers()) {
+      row_outlook[spare] = bound_each_class(fusion_state_of_it, priced + spare * columns);
+    } else {
+      const Scalar most = (Scalar)options.fusion->largest_bonus(options.fusion->self, fusion_state_of_it);
+      row_outlook[spare] = exp_value<S>(S::set1(most))[0];
+    }
+    return spare;
+  }
+
+  // What each class gives at most in a state, as factors; returns the largest.
+  Scalar bound_each_class(const int32_t* fusion_state_of_it, Scalar* factors) {
+    constexpr int64_t kMost = Layout::kMostColumns + W;
+    float bonuses[kMost];
+    Scalar padded[kMost];
+    options.fusion->largest_bonuses(options.fusion->self, fusion_state_of_it, (int32_t)options.C, bonuses);
+    bonuses[options.blank] = -(float)infinity();
+    for (int64_t c = 0; c < options.C + W; ++c) padded[c] = c < options.C ? (Scalar)bonuses[c] : -(Scalar)infinity();
+    F most = S::set1(0);
+    for (int64_t c = 0; c < options.C; c += W) {
+      const F x = exp_value<S>(S::load(padded + c));
+      S::store(padded + c, x);
+      most = S::at_least(x, most);
+    }
+    FASTCTC_COPY(factors, padded, options.C * sizeof *factors);
+    return S::largest(most);
+  }
+
+  void use_row(int64_t slot, int64_t row) {
+    ++row_users[row];
+    prices[slot] = (Int)(row * columns);
+    outlook[slot] = row_outlook[row];
+    copy_uppers(slot);
+  }
+  bool has_uppers() const { return options.C <= columns; }
+  void copy_uppers(int64_t slot) {
+    if (!has_uppers()) return;
+    const Scalar* from = priced + prices[slot];
+    for (int64_t c = 0; c < options.C; ++c) upper[c * width + slot] = from[c];
+  }
+
+  bool same_state(const int32_t* a, const int32_t* b) const {
+    for (int i = 0; i < BeamFusion::kStateInts; ++i)
+      if (a[i] != b[i]) return false;
+    return true;
+  }
+  void copy_state(int32_t* to, const int32_t* from) const {
+    for (int i = 0; i < BeamFusion::kStateInts; ++i) to[i] = from[i];
   }
 
   void read(const X* stored, Scalar base) {

@@ -1,13 +1,11 @@
 #include "beam_search_fusion.h"
 
-#include <cmath>
 #include <cstring>
 
 namespace fastctc {
 namespace {
 
-constexpr int kStateInts = sizeof(FusionState) / sizeof(int32_t);
-static_assert(kStateInts <= BeamFusion::kMaxStateInts, "a beam's slot has no room for the state");
+static_assert(sizeof(FusionState) == BeamFusion::kStateInts * sizeof(int32_t), "a beam's slot keeps another state");
 
 const FusionView& view_of(const void* self) { return *static_cast<const FusionView*>(self); }
 
@@ -22,21 +20,30 @@ void start(const void* self, int32_t* ints) {
   std::memcpy(ints, &state, sizeof state);
 }
 
-bool extend(const void* self, const int32_t* ints, int32_t token, int32_t* next, double* bonus) {
+double extend(const void* self, const int32_t* ints, int32_t token, int32_t* next) {
   FusionState after;
-  *bonus = fusion_extend(view_of(self), state_of(ints), token, &after);
+  const float bonus = fusion_extend(view_of(self), state_of(ints), token, &after);
   std::memcpy(next, &after, sizeof after);
-  return *bonus > -HUGE_VAL;
+  return bonus;
 }
 
 double largest_bonus(const void* self, const int32_t* ints) {
   return fusion_largest_bonus(view_of(self), state_of(ints));
 }
 
+void largest_bonuses(const void* self, const int32_t* ints, int32_t classes, float* bonuses) {
+  const FusionState state = state_of(ints);
+  for (int32_t token = 0; token < classes; ++token) {
+    bonuses[token] = fusion_largest_bonus(view_of(self), state, token);
+  }
+}
+
 double finish(const void* self, const int32_t* ints) { return fusion_finish(view_of(self), state_of(ints)); }
 
 }  // namespace
 
-BeamFusion beam_fusion(const FusionView& view) { return {&view, kStateInts, start, extend, largest_bonus, finish}; }
+BeamFusion beam_fusion(const FusionView& view) {
+  return {&view, start, extend, largest_bonus, largest_bonuses, finish};
+}
 
 }  // namespace fastctc

@@ -5,18 +5,17 @@
 
 namespace fastctc {
 
-// Rewards or forbids prefixes, through functions of a baseline translation unit. A prefix's state is `state_ints`
-// int32.
+// Rewards or forbids prefixes, through functions of a baseline translation unit. A prefix's state is so many int32.
 struct BeamFusion {
-  static constexpr int kMaxStateInts = 8;
+  static constexpr int kStateInts = 3;
 
   const void* self;
-  int state_ints;
   void (*start)(const void* self, int32_t* state);
-  // Natural-log bonus of one more token and the state after it; false: forbidden.
-  bool (*extend)(const void* self, const int32_t* state, int32_t token, int32_t* next, double* bonus);
-  // What one more token adds at most.
+  // Natural-log bonus of one more token, -inf where it is forbidden, and the state after it.
+  double (*extend)(const void* self, const int32_t* state, int32_t token, int32_t* next);
+  // What one more token adds at most: any, and each of those below `classes`.
   double (*largest_bonus)(const void* self, const int32_t* state);
+  void (*largest_bonuses)(const void* self, const int32_t* state, int32_t classes, float* bonuses);
   double (*finish)(const void* self, const int32_t* state);
 };
 
@@ -56,7 +55,8 @@ struct BeamState {
   int64_t slots;     // prefixes in the beam
   int64_t exponent;  // true masses are the stored ones times 2^exponent e^log_scale
   double log_scale;
-  int current;  // which of the two sets of masses is valid
+  int current;             // which of the two sets of masses is valid
+  double excessive_bonus;  // of one token, above what the sums can hold: the search has stopped; else 0
 
   double* log_normalisers;  // of logits: advance() writes the frames' here, unless null
 };
@@ -64,7 +64,8 @@ struct BeamState {
 struct BeamKernels {
   int64_t (*workspace_bytes)(const BeamState& state);
   void (*start)(BeamState& state);
-  // Takes `frames` rows of scores and returns how many it has taken: fewer where the trie must have grown first.
+  // Takes `frames` rows of scores and returns how many it has taken: fewer where the trie must have grown first, or
+  // where there is an excessive bonus.
   int64_t (*advance)(BeamState& state, const void* scores, int64_t stride, int64_t frames);
   // Writes the best `count` at most, best first, and returns how many. Leaves the beam as it is.
   int64_t (*best)(BeamState& state, int64_t count, BeamHypothesis* out);

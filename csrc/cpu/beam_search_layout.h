@@ -34,22 +34,34 @@ struct BeamLayout {
   Int* repeats;      // `width` where the last token equals the one before it, else 0
   Int* source;       // index into `mass` of what may flow from the parent
   // with a fusion
-  Scalar* factor;          // e^bonus of the last extension
-  double* bonus;           // of all extensions
-  Scalar* outlook;         // e^bonus, at most, of the next extension
-  int32_t* fusion;         // states
-  double* entering_bonus;  // of prefixes about to enter
+  Scalar* factor;   // e^bonus of the last extension
+  double* bonus;    // of all extensions
+  Scalar* outlook;  // e^bonus, at most, of the next extension
+  Int* prices;      // where the row of its state begins in `priced`
+  Scalar* upper;    // up to `columns` classes: upper[c * width + i] for slot i, e^bonus or what it is at most
+  // and of the prefixes that are about to enter
+  Scalar* entering_factor;
+  double* entering_bonus;
+  int32_t* entering_state;
+
+  // Of each fusion state that is or was lately in the beam, a row: what is known of its extensions. That by token c has
+  // the entry c % columns, where priced_token is c. Up to `columns` classes, an entry without a token, -1, is what that
+  // class gives at most.
+  static constexpr int64_t kMostColumns = 64;
+  int64_t rows, columns;  // powers of two
+  int32_t* row_state;
+  int32_t* row_users;   // slots in that state; -1: there is no state in the row
+  Scalar* row_outlook;  // e^bonus, at most, of any extension
+  int32_t* priced_token;
+  Scalar* priced;  // e^bonus
 
   // Of one frame.
   Scalar* row;              // scores in the compute type, where stored in another
   Int* token;               // classes that may make new prefixes,
   Scalar* token_y;          // their scores and then their scaled probabilities
-  Int* token_rank;          // C of them: place in `token`, or -1
-  uint16_t* child_in_beam;  // of each such class, a bit for each slot
+  uint16_t* child_in_beam;  // of one class, a bit for each slot
   Scalar* score;            // of the candidates: the slots' prefixes first, then the new ones
   Int* made_from;           // of a new one: place in `token` * width + slot of its parent
-  Scalar* gain;             // with a fusion, of a new one: bonus of the extension,
-  int32_t* after;           // and the state it leads to
   Scalar* scratch;
   Int* chosen;   // the new ones that enter the beam
   Int* vacated;  // slots that are free
@@ -69,20 +81,13 @@ struct BeamLayout {
     }
     Int** const fields[] = {&last, &node, &parent, &parent_slot, &repeats, &source};
     for (Int** field : fields) *field = carve.take<Int>(width);
-    factor = carve.take<Scalar>(o.fusion ? width : 0);
-    bonus = carve.take<double>(o.fusion ? width : 0);
-    outlook = carve.take<Scalar>(o.fusion ? width : 0);
-    fusion = carve.take<int32_t>(o.fusion ? width * o.fusion->state_ints : 0);
-    entering_bonus = carve.take<double>(o.fusion ? width : 0);
+    if (o.fusion) lay_out_fusion(o, carve);
     row = carve.take<Scalar>(row_room);
     token = carve.take<Int>(row_room);
     token_y = carve.take<Scalar>(row_room);
-    token_rank = carve.take<Int>(row_room);
-    child_in_beam = carve.take<uint16_t>(token_limit(o) * vectors);
+    child_in_beam = carve.take<uint16_t>(vectors);
     score = carve.take<Scalar>(candidates);
     made_from = carve.take<Int>(candidates);
-    gain = carve.take<Scalar>(o.fusion ? candidates : 0);
-    after = carve.take<int32_t>(o.fusion ? candidates * o.fusion->state_ints : 0);
     scratch = carve.take<Scalar>(at_least(candidates, row_room));
     chosen = carve.take<Int>(candidates);
     vacated = carve.take<Int>(width + W);
@@ -91,6 +96,26 @@ struct BeamLayout {
     used = carve.used;
   }
   int64_t used;
+
+  void lay_out_fusion(const BeamOptions& o, Carver& carve) {
+    constexpr int64_t kFewestRows = 1024;
+    columns = 1;
+    while (columns < kMostColumns && columns < o.C) columns *= 2;
+    rows = kFewestRows;
+    while (rows < 2 * width) rows *= 2;
+    row_state = carve.take<int32_t>(rows * BeamFusion::kStateInts);
+    row_users = carve.take<int32_t>(rows);
+    row_outlook = carve.take<Scalar>(rows);
+    priced_token = carve.take<int32_t>(rows * columns);
+    priced = carve.take<Scalar>(rows * columns);
+    prices = carve.take<Int>(width);
+    upper = carve.take<Scalar>(o.C <= columns ? columns * width : 0);
+    Scalar** const fields[] = {&factor, &outlook, &entering_factor};
+    for (Scalar** field : fields) *field = carve.take<Scalar>(width);
+    bonus = carve.take<double>(width);
+    entering_bonus = carve.take<double>(width);
+    entering_state = carve.take<int32_t>(width * BeamFusion::kStateInts);
+  }
 
   // How many classes of a frame are looked at. Where nothing but the scores decides, a token with beam_size + 1 better
   // ones before it cannot enter: with at most one exception, its repetition, each makes a better new prefix of the same

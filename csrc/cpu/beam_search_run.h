@@ -6,41 +6,42 @@
 // are, and new ones take the slots that are freed.
 #pragma once
 
-#include "beam_search_frame.h"
+#include "beam_search_extend.h"
 
 namespace {
 
 using fastctc::BeamHypothesis;
 
 template <class S, class X, bool fused>
-struct BeamRun : BeamFrame<S, X, fused> {
-  using Frame = BeamFrame<S, X, fused>;
+struct BeamRun : BeamExtensions<S, X, fused> {
+  using Frame = BeamExtensions<S, X, fused>;
   using F = typename S::F;
   using I = typename S::I;
   using Scalar = typename S::Scalar;
   using Int = typename S::Int;
   using Sets = LaneSets<S>;
   static constexpr int W = S::W;
-  using Frame::after;
   using Frame::at_least_tiny;
   using Frame::best;
   using Frame::blank_mass;
   using Frame::bonus;
-  using Frame::bound;
-  using Frame::child_in_beam;
+  using Frame::candidate;
   using Frame::choose_tokens;
   using Frame::chosen;
   using Frame::clear;
+  using Frame::columns;
   using Frame::entering_bonus;
+  using Frame::entering_factor;
+  using Frame::entering_state;
+  using Frame::extend;
   using Frame::factor;
   using Frame::final_score;
   using Frame::fresh;
-  using Frame::fusion;
   using Frame::fusion_state;
-  using Frame::gain;
   using Frame::keep_share;
   using Frame::largest;
   using Frame::last;
+  using Frame::least_score;
   using Frame::made_from;
   using Frame::mass;
   using Frame::next;
@@ -52,24 +53,21 @@ struct BeamRun : BeamFrame<S, X, fused> {
   using Frame::outlook;
   using Frame::parent;
   using Frame::parent_slot;
-  using Frame::priced;
+  using Frame::prices;
   using Frame::reach;
   using Frame::read;
   using Frame::repeats;
-  using Frame::room;
+  using Frame::row_users;
   using Frame::scale;
   using Frame::scaled_probability;
   using Frame::score;
   using Frame::scores;
-  using Frame::scratch;
   using Frame::source;
   using Frame::state;
+  using Frame::state_of;
   using Frame::stay;
   using Frame::token;
   using Frame::token_mass;
-  using Frame::token_rank;
-  using Frame::token_y;
-  using Frame::tokens;
   using Frame::top;
   using Frame::top_probability;
   using Frame::total;
@@ -101,6 +99,8 @@ struct BeamRun : BeamFrame<S, X, fused> {
       const double normaliser = options.from_logits ? precise_sum(base[k], sum[k], tail[k]) : 1;
       if (state.log_normalisers) state.log_normalisers[t] = (double)top + FASTCTC_MATH(log)(normaliser);
       take(normaliser);
+      if constexpr (fused)
+        if (state.excessive_bonus > 0) return t;
     }
     return frames;
   }
@@ -147,139 +147,6 @@ struct BeamRun : BeamFrame<S, X, fused> {
     }
   }
 
-  // For each token a bit per slot whose prefix with that token is in the beam already.
-  void mark_children() {
-    constexpr int64_t kFew = 6;
-    const int64_t n = vectors();
-    for (int64_t i = 0; i < tokens * n; ++i) child_in_beam[i] = 0;
-    const auto mark = [&](int64_t k, int64_t child) {
-      const Int slot = parent_slot[child];
-      if (slot >= 0) child_in_beam[k * n + slot / W] |= (uint16_t)(1u << slot % W);
-    };
-    if (tokens <= kFew) {
-      for (int64_t k = 0; k < tokens; ++k) {
-        const I c = S::set1i(token[k]);
-        for (int64_t v = 0; v < n; ++v)
-          for (uint32_t bits = Sets::equal(S::load(last + v * W), c); bits; bits &= bits - 1)
-            mark(k, v * W + lowest_bit(bits));
-      }
-      return;
-    }
-    for (int64_t k = 0; k < tokens; ++k) token_rank[token[k]] = (Int)k;
-    for (int64_t i = 0; i < state.slots; ++i)
-      if (token_rank[last[i]] >= 0) mark(token_rank[last[i]], i);
-    for (int64_t k = 0; k < tokens; ++k) token_rank[token[k]] = -1;
-  }
-
-  // Scores of the prefixes that one of the tokens makes and the beam does not hold.
-  void extend() {
-    fresh = priced = 0;
-    if (tokens == 0) return;
-    mark_children();
-    const int64_t n = vectors();
-    Scalar* fresh_score = score + state.slots;
-    for (int64_t k = 0; k < tokens; ++k) {
-      if (reach * token_y[k] < bound) continue;
-      const F y = S::set1(token_y[k]);
-      const I c = S::set1i(token[k]);
-      for (int64_t v = 0; v < n; ++v) {
-        const F from_all = S::load(total(now()) + v * W);
-        const uint32_t same = Sets::equal(S::load(last + v * W), c);
-        const F from = same ? Sets::pick(same, S::load(blank_mass(now()) + v * W), from_all) : from_all;
-        const F product = from * y;
-        F most = product;
-        if constexpr (fused) most = most * S::load(outlook + v * W);
-        const uint32_t bits = Sets::not_below(most, S::set1(bound)) & ~child_in_beam[k * n + v];
-        if (!bits) continue;
-        Sets::pack(fresh_score + fresh, product, bits);
-        fresh += Sets::pack(made_from + fresh, Sets::count_from((Int)(k * width + v * W)), bits);
-        if (fresh + W > room) tighten();
-      }
-    }
-    if constexpr (fused) price();
-  }
-
-  // Adds what the fusion gives to the new prefixes since the last time; those that cannot enter with it go.
-  void price() {
-    const BeamFusion& f = *options.fusion;
-    for (int64_t i = priced; i < fresh; ++i) {
-      const Int from = made_from[i];
-      double bonus_of_it;
-      const bool allowed = f.extend(f.self, fusion_state(fusion, from % width), (int32_t)token[from / width],
-                                    fusion_state(after, i), &bonus_of_it);
-      gain[i] = allowed ? (Scalar)bonus_of_it : -(Scalar)infinity();
-    }
-    Scalar* fresh_score = score + state.slots;
-    for (int64_t i = priced; i < fresh; i += W)
-      S::store(fresh_score + i, S::load(fresh_score + i) * exp_value<S>(S::load(gain + i)));
-    keep_from(priced, bound);
-  }
-
-  // Drops the new prefixes from the `first` on that score less.
-  void keep_from(int64_t first, Scalar least) {
-    Scalar* fresh_score = score + state.slots;
-    int64_t kept = first;
-    for (int64_t i = first; i < fresh; i += W) {
-      const F x = S::load(fresh_score + i);
-      const I from = S::load(made_from + i);
-      const uint32_t bits = Sets::not_below(x, S::set1(least)) & Sets::first(fresh - i);
-      if constexpr (fused) {
-        int64_t to = kept;
-        for (uint32_t rest = bits; rest; rest &= rest - 1, ++to) {
-          gain[to] = gain[i + lowest_bit(rest)];
-          copy_state(fusion_state(after, to), fusion_state(after, i + lowest_bit(rest)));
-        }
-      }
-      Sets::pack(fresh_score + kept, x, bits);
-      kept += Sets::pack(made_from + kept, from, bits);
-    }
-    priced = fresh = kept;
-  }
-
-  PrefixOf candidate(int64_t i) const {
-    if (i < state.slots) return {(int32_t)node[i], -1};
-    const Int from = made_from[i - state.slots];
-    return {(int32_t)node[from % width], (int32_t)token[from / width]};
-  }
-
-  // The least score that stays in the beam; where equal ones are too many, the losers' scores become -1.
-  Scalar least_score() {
-    const int64_t n = state.slots + fresh, B = options.beam_size;
-    Scalar least = 0;
-    if (n > B) {
-      least = kth_largest<S>(score, n, B, scratch);
-      int64_t greater = 0, equal = 0;
-      for (int64_t i = 0; i < n; i += W) {
-        const uint32_t there = Sets::first(n - i);
-        const F x = S::load(score + i), q = S::set1(least);
-        greater += count_bits(Sets::above(x, q) & there);
-        equal += count_bits(Sets::not_below(x, q) & there);
-      }
-      equal -= greater;
-      if (greater + equal > B && least > 0) break_ties(least, B - greater);
-    }
-    return least;
-  }
-
-  void break_ties(Scalar least, int64_t winners) {
-    int64_t tied = 0;
-    for (int64_t i = 0; i < state.slots + fresh; ++i)
-      if (score[i] == least) order[tied++] = (Int)i;
-    bring_first(order, tied, winners,
-                [&](Int a, Int b) { return comes_first(state.trie, candidate(a), candidate(b)); });
-    for (int64_t i = winners; i < tied; ++i) score[order[i]] = -1;
-  }
-
-  // Where candidates run out of room: those that cannot enter any more go.
-  void tighten() {
-    if constexpr (fused) {
-      price();
-      if (fresh + W <= room) return;
-    }
-    bound = at_least_tiny(least_score());
-    keep_from(0, bound);
-  }
-
   // Decides who is in the beam after the frame.
   void settle_beam() {
     state.current = next();
@@ -310,10 +177,22 @@ struct BeamRun : BeamFrame<S, X, fused> {
       const Int from = made_from[chosen[i]];
       const int64_t slot = from % width;
       order[i] = node[slot];
-      if constexpr (fused) entering_bonus[i] = bonus[slot] + gain[chosen[i]];
+      if constexpr (fused) {
+        int32_t* const after = fusion_state(entering_state, i);
+        const int32_t c = (int32_t)token[from / width];
+        const double gain = options.fusion->extend(options.fusion->self, state_of(slot), c, after);
+        entering_bonus[i] = bonus[slot] + gain;
+        entering_factor[i] = (Scalar)gain;
+      }
     }
+    if constexpr (fused)
+      for (int64_t i = 0; i < entering; i += W)
+        S::store(entering_factor + i, exp_value<S>(S::load(entering_factor + i)));
     const int64_t before = state.slots;
-    for (int64_t i = 0; i < vacant; ++i) state.trie.slot[node[vacated[i]]] = -1;
+    for (int64_t i = 0; i < vacant; ++i) {
+      state.trie.slot[node[vacated[i]]] = -1;
+      if constexpr (fused) --row_users[prices[vacated[i]] / columns];
+    }
     for (int64_t i = 0; i < entering; ++i) {
       const int64_t slot = i < vacant ? vacated[i] : state.slots++;
       fill(slot, i, score[before + chosen[i]]);
@@ -334,15 +213,10 @@ struct BeamRun : BeamFrame<S, X, fused> {
     total(now())[slot] = token_mass[now()][slot] = mass_of_it;
     blank_mass(now())[slot] = 0;
     if constexpr (fused) {
-      factor[slot] = this->exp_of(gain[chosen[i]]);
+      factor[slot] = entering_factor[i];
       bonus[slot] = entering_bonus[i];
-      copy_state(fusion_state(fusion, slot), fusion_state(after, chosen[i]));
-      outlook[slot] = this->largest_gain(fusion_state(fusion, slot));
+      this->use_row(slot, this->find_row(fusion_state(entering_state, i)));
     }
-  }
-
-  void copy_state(int32_t* to, const int32_t* from) const {
-    for (int j = 0; j < options.fusion->state_ints; ++j) to[j] = from[j];
   }
 
   // The last slot moves into one that has become free.
@@ -358,7 +232,8 @@ struct BeamRun : BeamFrame<S, X, fused> {
         factor[slot] = factor[end];
         bonus[slot] = bonus[end];
         outlook[slot] = outlook[end];
-        copy_state(fusion_state(fusion, slot), fusion_state(fusion, end));
+        prices[slot] = prices[end];
+        this->copy_uppers(slot);
       }
     }
     clear(end);
@@ -397,7 +272,7 @@ struct BeamRun : BeamFrame<S, X, fused> {
   }
 
   double ending(int64_t slot) const {
-    if constexpr (fused) return options.fusion->finish(options.fusion->self, fusion_state(fusion, slot));
+    if constexpr (fused) return options.fusion->finish(options.fusion->self, state_of(slot));
     return 0;
   }
 };

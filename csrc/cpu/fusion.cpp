@@ -15,6 +15,7 @@ NGramView ngram_view(const TableAddress& table) {
   view.nodes = table_array<NGramNode>(table.data, header.nodes_at);
   view.arcs = table_array<NGramArc>(table.data, header.arcs_at);
   view.unigrams = table_array<NGramUnigram>(table.data, header.unigrams_at);
+  if (header.steps_at > 0) view.steps = table_array<NGramStep>(table.data, header.steps_at);
   view.slots = header.slots;
   view.words = header.words;
   view.unknown = header.unknown;

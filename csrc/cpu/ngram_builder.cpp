@@ -11,6 +11,14 @@ namespace {
 constexpr int32_t kUnresolved = -1;
 constexpr int64_t kMost = std::numeric_limits<int32_t>::max() - 1;
 
+// Every step of a model of characters is worked out beforehand, as long as they take no more than this.
+constexpr int64_t kMostStepWords = 128;
+constexpr int64_t kMostStepBytes = int64_t{32} << 20;
+
+bool has_steps(int64_t nodes, int64_t words) {
+  return words <= kMostStepWords && nodes * words * static_cast<int64_t>(sizeof(NGramStep)) <= kMostStepBytes;
+}
+
 }  // namespace
 
 NGramArc* NGramBuilder::ArcTable::find(int32_t node, int32_t word) {
@@ -177,6 +185,9 @@ TableBlock NGramBuilder::finish(int32_t start, int32_t end, int32_t unknown) {
   header.nodes_at = layout.array<NGramNode>(nodes_.size());
   header.arcs_at = layout.array<NGramArc>(header.slots);
   header.unigrams_at = layout.array<NGramUnigram>(unigram_scores_.size());
+  if (has_steps(static_cast<int64_t>(nodes_.size()), words())) {
+    header.steps_at = layout.array<NGramStep>(nodes_.size() * unigram_scores_.size());
+  }
   header.words = words();
   header.unknown = unknown;
   header.end = end;
@@ -200,6 +211,18 @@ TableBlock NGramBuilder::finish(int32_t start, int32_t end, int32_t unknown) {
     uint32_t at = ngram_slot(arc.node, arc.word, header.slots);
     while (arcs[at].node >= 0) at = at + 1 == header.slots ? 0 : at + 1;
     arcs[at] = {arc.node, arc.word, arc.score, settle(arc.next)};
+  }
+  if (header.steps_at > 0) {
+    NGramView view;
+    view.nodes = nodes;
+    view.arcs = arcs;
+    view.unigrams = unigrams;
+    view.slots = header.slots;
+    NGramStep* step = table_array<NGramStep>(block, header.steps_at);
+    for (int32_t node = 0; node < static_cast<int32_t>(nodes_.size()); ++node) {
+      for (int32_t word = 0; word < header.words; ++word, ++step)
+        step->score = ngram_score(view, node, word, &step->next);
+    }
   }
   *this = NGramBuilder(order_);
   return block;

@@ -11,12 +11,13 @@
 
 namespace fastctc {
 
-enum class TableKind : uint32_t { ngram = 0x6d676e31, lexicon = 0x78656c31, hotwords = 0x746f6831 };
+enum class TableKind : uint32_t { ngram = 0x6d676e32, lexicon = 0x78656c32, hotwords = 0x746f6832 };
 
 struct NGramHeader {
   TableKind kind;
   uint32_t slots;
   int64_t nodes_at, arcs_at, unigrams_at;
+  int64_t steps_at;  // 0: none
   int32_t words, unknown, end, start;
   float best;
 };

@@ -44,7 +44,7 @@ struct Trie {
 
 Trie build_trie(const Sequences& sequences) {
   Trie trie;
-  trie.nodes.push_back({-1, 1});
+  trie.nodes.push_back({-1, 1, 0});
   trie.ranges.push_back({0, 0, static_cast<int64_t>(sequences.order.size()), 0, 0});
   for (std::size_t node = 0; node < trie.ranges.size(); ++node) {
     Range range = trie.ranges[node];
@@ -59,11 +59,12 @@ Trie build_trie(const Sequences& sequences) {
       if (trie.nodes.size() >= std::numeric_limits<int32_t>::max()) {
         throw std::invalid_argument("the words or phrases need 2^31 - 1 nodes or more");
       }
-      trie.nodes.push_back({symbol, 0});
+      trie.nodes.push_back({symbol, 0, 0});
+      trie.nodes[node].children |= uint64_t{1} << (symbol & 63);
       trie.ranges.push_back({begin, begin, i, range.depth + 1, static_cast<int32_t>(node)});
     }
   }
-  trie.nodes.push_back({-1, static_cast<int32_t>(trie.nodes.size())});
+  trie.nodes.push_back({-1, static_cast<int32_t>(trie.nodes.size()), 0});
   return trie;
 }
 

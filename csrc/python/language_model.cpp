@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
+
 namespace py = pybind11;
 
 namespace {
@@ -98,9 +100,11 @@ float fusion_finish(Address view, const State& state) {
   return fastctc::fusion_finish(*at<fastctc::FusionView>(view), from_tuple(state));
 }
 
-float fusion_largest_bonus(Address view, const std::optional<State>& state) {
+float fusion_largest_bonus(Address view, const std::optional<State>& state, std::optional<int32_t> token) {
   const auto& fusion = *at<fastctc::FusionView>(view);
-  return state ? fastctc::fusion_largest_bonus(fusion, from_tuple(*state)) : fastctc::fusion_largest_bonus(fusion);
+  if (!state) return fastctc::fusion_largest_bonus(fusion);
+  return token ? fastctc::fusion_largest_bonus(fusion, from_tuple(*state), *token)
+               : fastctc::fusion_largest_bonus(fusion, from_tuple(*state));
 }
 
 py::tuple fusion_trace(Address view, Address tokens, int64_t count) {
@@ -116,6 +120,7 @@ void bind_language_model(py::module_& m) {
   py::class_<fastctc::ArpaReader>(m, "ArpaReader", "Reads an ARPA file in pieces; see fastctc/language_model.h.")
       .def(py::init<float>(), py::arg("unknown_score"))
       .def("feed", &feed, py::arg("text"))
+      .def_property_readonly("lines", &fastctc::ArpaReader::lines, "Whole lines read so far.")
       .def("finish", &finish, "Returns (table, vocabulary, counts, unknown word, whether the file lists it).");
   m.def("ngram_scores", &ngram_scores, py::arg("table"), py::arg("words"), py::arg("count"), py::arg("start"),
         py::arg("scores"));
@@ -131,7 +136,8 @@ void bind_language_model(py::module_& m) {
   m.def("fusion_extend", &fusion_extend, "Returns (bonus, next state).", py::arg("view"), py::arg("state"),
         py::arg("token"));
   m.def("fusion_finish", &fusion_finish, py::arg("view"), py::arg("state"));
-  m.def("fusion_largest_bonus", &fusion_largest_bonus, py::arg("view"), py::arg("state") = py::none());
+  m.def("fusion_largest_bonus", &fusion_largest_bonus, py::arg("view"), py::arg("state") = py::none(),
+        py::arg("token") = py::none());
   m.def("fusion_trace", &fusion_trace,
         "Returns (allowed, n-gram ln p, word scores, hotword bonuses, [(word, first token, token after the last)]).",
         py::arg("view"), py::arg("tokens"), py::arg("count"));

@@ -33,6 +33,8 @@ class ArpaReader {
   explicit ArpaReader(float unknown_score);
   ~ArpaReader();
   void feed(const char* text, std::size_t size);
+  // Whole lines read so far.
+  int64_t lines() const;
   NGramModel finish();
 
  private:

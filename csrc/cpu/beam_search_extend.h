@@ -1,0 +1,221 @@
+// The prefixes that one more token makes: which could enter the beam, and their scores.
+#pragma once
+
+#include "beam_search_frame.h"
+
+namespace {
+
+template <class S, class X, bool fused>
+struct BeamExtensions : BeamFrame<S, X, fused> {
+  using Frame = BeamFrame<S, X, fused>;
+  using F = typename S::F;
+  using Scalar = typename S::Scalar;
+  using Int = typename S::Int;
+  using I = typename S::I;
+  using Sets = LaneSets<S>;
+  static constexpr int W = S::W;
+  using Frame::blank_mass;
+  using Frame::bound;
+  using Frame::child_in_beam;
+  using Frame::columns;
+  using Frame::entering_state;
+  using Frame::fresh;
+  using Frame::last;
+  using Frame::made_from;
+  using Frame::node;
+  using Frame::now;
+  using Frame::options;
+  using Frame::order;
+  using Frame::outlook;
+  using Frame::parent_slot;
+  using Frame::priced;
+  using Frame::priced_token;
+  using Frame::prices;
+  using Frame::reach;
+  using Frame::room;
+  using Frame::score;
+  using Frame::scratch;
+  using Frame::state;
+  using Frame::state_of;
+  using Frame::token;
+  using Frame::token_y;
+  using Frame::tokens;
+  using Frame::total;
+  using Frame::upper;
+  using Frame::vectors;
+  using Frame::width;
+
+  using Frame::Frame;
+
+  // A bit for each slot whose prefix with token c is in the beam already.
+  void mark_children(Int c) {
+    const int64_t n = vectors();
+    for (int64_t v = 0; v < n; ++v) child_in_beam[v] = 0;
+    for (int64_t v = 0; v < n; ++v)
+      for (uint32_t bits = Sets::equal(S::load(last + v * W), S::set1i(c)); bits; bits &= bits - 1) {
+        const Int slot = parent_slot[v * W + lowest_bit(bits)];
+        if (slot >= 0) child_in_beam[slot / W] |= (uint16_t)(1u << slot % W);
+      }
+  }
+
+  // Scores of the prefixes that one of the tokens makes and the beam does not hold.
+  void extend() {
+    fresh = 0;
+    if (tokens == 0) return;
+    put_best_token_first();
+    int64_t weighed = 0;  // new prefixes that have made the bound what it is
+    for (int64_t k = 0; k < tokens; ++k) {
+      if (2 * (fresh - weighed) >= options.beam_size) {
+        tighten();
+        weighed = fresh;
+      }
+      if (!(reach * token_y[k] < bound)) extend_by(k);
+    }
+  }
+
+  void extend_by(int64_t k) {
+    const Int c = token[k];
+    const int64_t n = vectors();
+    const F y = S::set1(token_y[k]);
+    const Scalar* const totals = total(now());
+    const Scalar* const most = fused ? (this->has_uppers() ? upper + c * width : outlook) : nullptr;
+    F least = S::set1(bound);
+    bool marked = false;
+    for (int64_t v = 0; v < n; ++v) {
+      const int64_t i = v * W;
+      F x = S::load(totals + i) * y;
+      uint32_t bits = Sets::not_below(fused ? x * S::load(most + i) : x, least);
+      if (!bits) continue;
+      if (!marked) mark_children(c);
+      marked = true;
+      bits &= ~(uint32_t)child_in_beam[v];
+      const uint32_t same = Sets::equal(S::load(last + i), S::set1i(c)) & bits;
+      if (same) {  // only what ends in a blank goes on to the same token again
+        x = Sets::pick(same, S::load(blank_mass(now()) + i) * y, x);
+        bits &= Sets::not_below(fused ? x * S::load(most + i) : x, least);
+      }
+      if (!bits) continue;
+      if constexpr (fused) {
+        x = x * factors_of(bits, c, i);
+        bits &= Sets::not_below(x, least);
+        if (!bits) continue;
+      }
+      Sets::pack(score + state.slots + fresh, x, bits);
+      fresh += Sets::pack(made_from + fresh, Sets::count_from((Int)(k * width + i)), bits);
+      if (fresh + W > room) {
+        tighten();
+        least = S::set1(bound);
+      }
+    }
+  }
+
+  // It raises the bound most, and spares the others.
+  void put_best_token_first() {
+    int64_t most = 0;
+    for (int64_t k = 1; k < tokens; ++k)
+      if (token_y[k] > token_y[most]) most = k;
+    const Scalar y = token_y[most];
+    const Int c = token[most];
+    token_y[most] = token_y[0], token[most] = token[0];
+    token_y[0] = y, token[0] = c;
+  }
+
+  // What extensions of some slots by a token give, as factors. That of a state is worked out once, and only where the
+  // most that it could be would do.
+  F factors_of(uint32_t lanes, Int c, int64_t slot) {
+    const int64_t column = c & (columns - 1);
+    Scalar factors[W];
+    S::store(factors, S::set1(0));
+    uint32_t unknown = 0;
+    for (uint32_t rest = lanes; rest; rest &= rest - 1) {
+      const int i = lowest_bit(rest);
+      const int64_t at = prices[slot + i] + column;
+      if (priced_token[at] == (int32_t)c)
+        factors[i] = priced[at];
+      else
+        unknown |= 1u << i;
+    }
+    if (unknown) price(unknown, c, slot, factors);
+    if (this->has_uppers())
+      for (uint32_t rest = lanes; rest; rest &= rest - 1)
+        upper[c * width + slot + lowest_bit(rest)] = factors[lowest_bit(rest)];
+    return S::load(factors);
+  }
+
+  // Works some of them out.
+  void price(uint32_t lanes, Int c, int64_t slot, Scalar* factors) {
+    const BeamFusion& f = *options.fusion;
+    Scalar bonuses[W];
+    S::store(bonuses, S::set1(0));
+    for (uint32_t rest = lanes; rest; rest &= rest - 1) {
+      const int i = lowest_bit(rest);
+      const double b = f.extend(f.self, state_of(slot + i), (int32_t)c, entering_state);
+      if (b > BeamLimits<Scalar>::kHighestBonus) state.excessive_bonus = b;
+      bonuses[i] = (Scalar)b;
+    }
+    S::store(bonuses, exp_value<S>(S::load(bonuses)));
+    for (uint32_t rest = lanes; rest; rest &= rest - 1) {
+      const int i = lowest_bit(rest);
+      const int64_t at = prices[slot + i] + (c & (columns - 1));
+      factors[i] = priced[at] = bonuses[i];
+      priced_token[at] = (int32_t)c;
+    }
+  }
+
+  // Drops the new prefixes that score less.
+  void keep(Scalar least) {
+    Scalar* fresh_score = score + state.slots;
+    int64_t kept = 0;
+    for (int64_t i = 0; i < fresh; i += W) {
+      const F x = S::load(fresh_score + i);
+      const I from = S::load(made_from + i);
+      const uint32_t bits = Sets::not_below(x, S::set1(least)) & Sets::first(fresh - i);
+      Sets::pack(fresh_score + kept, x, bits);
+      kept += Sets::pack(made_from + kept, from, bits);
+    }
+    fresh = kept;
+  }
+
+  PrefixOf candidate(int64_t i) const {
+    if (i < state.slots) return {(int32_t)node[i], -1};
+    const Int from = made_from[i - state.slots];
+    return {(int32_t)node[from % width], (int32_t)token[from / width]};
+  }
+
+  // The least score that stays in the beam; where equal ones are too many, the losers' scores become -1.
+  Scalar least_score() {
+    const int64_t n = state.slots + fresh, B = options.beam_size;
+    Scalar least = 0;
+    if (n > B) {
+      least = kth_largest<S>(score, n, B, scratch);
+      int64_t greater = 0, equal = 0;
+      for (int64_t i = 0; i < n; i += W) {
+        const uint32_t there = Sets::first(n - i);
+        const F x = S::load(score + i), q = S::set1(least);
+        greater += count_bits(Sets::above(x, q) & there);
+        equal += count_bits(Sets::not_below(x, q) & there);
+      }
+      equal -= greater;
+      if (greater + equal > B && least > 0) break_ties(least, B - greater);
+    }
+    return least;
+  }
+
+  void break_ties(Scalar least, int64_t winners) {
+    int64_t tied = 0;
+    for (int64_t i = 0; i < state.slots + fresh; ++i)
+      if (score[i] == least) order[tied++] = (Int)i;
+    bring_first(order, tied, winners,
+                [&](Int a, Int b) { return comes_first(state.trie, candidate(a), candidate(b)); });
+    for (int64_t i = winners; i < tied; ++i) score[order[i]] = -1;
+  }
+
+  // Where candidates run out of room: those that cannot enter any more go.
+  void tighten() {
+    const Scalar least = least_score();
+    if (least > bound) bound = least;
+    keep(bound);
+  }
+};
+
+}  // namespace
