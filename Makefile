@@ -155,7 +155,7 @@ triton-gates: $(VENV)/.installed-test $(TRITONS:%=build/triton/%)
 	  export PYTHONPATH=build/triton/$$version && \
 	  $(BIN)/python packaging/triton_resources.py && \
 	  TRITON_INTERPRET=1 $(BIN)/python -m pytest -p no:cacheprovider tests/test_norm_triton.py \
-	    tests/test_triton_resources.py \
+	    tests/test_norm_triton_public.py tests/test_triton_resources.py \
 	    $(PYTEST_ARGS) || exit 1; \
 	done
 

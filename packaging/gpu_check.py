@@ -180,7 +180,7 @@ def stages(out: Path, arch: str, quick: bool) -> list[Stage]:
     bench = [python, "-m", "benchmarks.bench_spectrogram_norm_cuda"]
     bench += ["--out", out / "spectrogram-norm-cuda.json", *["--quick"] * quick]
     found += [
-        Stage("Triton tests", [*pytest, "-m", "gpu", *triton], 110, 30, needs_build=False),
+        Stage("Triton tests", [*pytest, "-m", "gpu", *triton], 150, 30, needs_build=False),
         Stage("benchmark of spectrogram normalisation", bench, 100, 20, needs_build=False),
     ]
     sanitizer = find_tool("compute-sanitizer") or "compute-sanitizer"

@@ -4,7 +4,7 @@
     python packaging/triton_resources.py --write    bring that table up to date
 
 What is compiled are the launches of real calls: shapes, tiles and alignment are what the launcher
-makes of them. A kernel that spills more than a few registers fails, and so does a figure that
+makes of them. A kernel that spills a register fails, and so does a figure that
 differs from the table's of the same triton version.
 """
 
@@ -40,12 +40,10 @@ _HEAD = """\
 # What the Triton kernels take
 
 Registers of a thread on each architecture, and shared memory of a program in bytes (the least and
-the most of all architectures). "64+8" is 64 registers and 8 bytes on the stack: the assembler
-spills a word or two where that makes room for one more program; more than 16 bytes fail.
+the most of all architectures). A kernel that keeps anything in local memory fails.
 `make triton-gates` holds the kernels against this table, and
 `python packaging/triton_resources.py --write` writes the part of the triton that it finds.
 """
-_MOST_LOCAL = 16  # bytes of a thread
 _ARCHS = (75, 80, 86, 89, 90, 100, 120)
 _POINTEES = {
     torch.float16: "fp16",
@@ -219,7 +217,12 @@ def measure(
     for case in cases:
         tell(case.name)
         for launch in launches(case):
-            options = {"num_warps": launch.arguments["num_warps"], "enable_fp_fusion": True}
+            options = {
+                name: launch.arguments[name]
+                for name in ("num_warps", "maxnreg")
+                if name in launch.arguments
+            }
+            options["enable_fp_fusion"] = True
             for arch in archs:
                 compiled = triton.compile(
                     source_of(launch), target=GPUTarget("cuda", arch, 32), options=options
@@ -232,11 +235,11 @@ def measure(
 
 
 def local_memory(usages: Sequence[Usage]) -> list[str]:
-    """One sentence for each kernel that keeps more than it may in local memory."""
+    """One sentence for each kernel that keeps something in local memory."""
     return [
         f"{u.kernel} keeps {u.local} bytes in local memory on sm_{u.arch} ({u.case})"
         for u in usages
-        if u.local > _MOST_LOCAL
+        if u.local
     ]
 
 
@@ -250,11 +253,7 @@ def render(usages: Sequence[Usage]) -> str:
         lines.append("|---|--:|" + "--:|" * len(archs))
         ours = [u for u in usages if u.case == case]
         for kernel in dict.fromkeys(u.kernel for u in ours):
-            registers = {
-                u.arch: f"{u.registers}+{u.local}" if u.local else str(u.registers)
-                for u in ours
-                if u.kernel == kernel
-            }
+            registers = {u.arch: str(u.registers) for u in ours if u.kernel == kernel}
             shared = sorted({u.shared for u in ours if u.kernel == kernel})
             sizes = " to ".join(map(str, (shared[0], shared[-1])[: len(shared)]))
             cells = " | ".join(registers[arch] for arch in archs)
@@ -314,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problems = compare(found, options.table)
     print("\n".join(problems), file=sys.stderr)
     if not problems:
-        print(f"{len(usages)} compilations by triton {triton.__version__}: no spills to speak of")
+        print(f"{len(usages)} compilations by triton {triton.__version__}: nothing spilled")
     return int(bool(problems))
 
 

@@ -72,14 +72,17 @@ MASKS = MaskOptions(
 )
 
 
-def operator_calls(over: str, device: str = "cpu") -> dict[str, tuple[Any, ...]]:
+def operator_calls(
+    over: str, shape: tuple[int, ...] = (3, 9, 2, 3, 5), device: str = "cpu"
+) -> dict[str, tuple[Any, ...]]:
     """Arguments of each registered operator, of which those that have a gradient ask for it."""
-    x, frames = batch((3, 9, 2, 3, 5))
+    x, frames = batch(shape, (shape[1], *[1] * (shape[0] - 1)))
     x, frames = x.nan_to_num(0.5).to(device), frames.to(device)
     chosen, ops = options(over, LOG1P), torch.ops.fastctc
     drawing = (torch.tensor([3], device=device), frames, x.shape, *MASKS)
     masks = ops.spectrogram_masks(*drawing)
-    weight = torch.rand((2, 3, 1 if "F" in over else 5), dtype=torch.float64, device=device)
+    size = (*shape[2:4], 1 if "F" in over else shape[4])
+    weight = torch.rand(size, dtype=torch.float64, device=device)
     grad = torch.randn_like(x)
     mean, var = ops.spectrogram_moments(x, frames, *chosen)
     leaf, w, b = (v.clone().requires_grad_() for v in (x, weight, weight))

@@ -5,7 +5,6 @@ In triton's interpreter, every address is checked as well.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +14,12 @@ import pytest
 import torch
 from norm_cases import MASKS, OVER, batch, options
 from torch import Tensor
-from triton_kernels import DEVICE, MARKS, ON_GPU, kernels
+from triton_kernels import DEVICE, ON_GPU, every, kernels
 
 from fastctc._norm import LOG1P, LOG10, NO_LOG, NormOptions
 from fastctc.reference import spectrogram_norm as reference
 
-pytestmark = MARKS
+pytestmark = [pytest.mark.gpu] if ON_GPU else []
 interpreted = pytest.mark.skipif(ON_GPU, reason="looks into the interpreter's memory")
 
 # Of the largest value of each result: the rounding of the result, and of float32 on the way there.
@@ -31,11 +30,6 @@ TOLERANCE = {
     torch.bfloat16: 1.2e-2,
 }
 Results = tuple[Tensor, ...]
-
-
-def every(step: int, *axes: Any) -> list[tuple[Any, ...]]:
-    """All combinations for the interpreter; some for a GPU, which compiles them all."""
-    return list(itertools.product(*axes))[:: step if ON_GPU else 1]
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ import pytest
 import torch
 from norm_cases import MASKS, OVER, batch, operator_calls, options, plain
 from torch import Tensor, nn
-from triton_kernels import DEVICE, MARKS, ON_GPU, kernels
+from triton_kernels import DEVICE, ON_GPU, every, kernels
 
 import fastctc
 from fastctc import _norm_ops
 from fastctc.reference import spectrogram_norm as reference
 
-pytestmark = MARKS
+pytestmark = [pytest.mark.gpu] if ON_GPU else []
 LOGS = [None, "log1p", "log10"]
 TOLERANCE = {
     torch.float64: 1e-11,
@@ -64,8 +64,7 @@ def padded(*shape: int) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("over", OVER)
+@pytest.mark.parametrize(("over", "dtype"), every(5, OVER, TOLERANCE))
 def test_values_and_gradients(over: str, dtype: torch.dtype) -> None:
     stored, frames = batch(SHAPE, LENGTHS, dtype)
     code = list(TOLERANCE).index(dtype) % 3
@@ -75,7 +74,7 @@ def test_values_and_gradients(over: str, dtype: torch.dtype) -> None:
     grad = torch.randn(SHAPE, dtype=torch.float64).to(dtype)
     (wanted_dx,) = torch.autograd.grad(wanted, leaf, grad.double())
     valid = reference.valid_frames(frames, SHAPE).expand(SHAPE)
-    for order in [(0, 1, 2, 3, 4), (1, 0, 2, 3, 4), (0, 2, 3, 4, 1)]:
+    for order in [(1, 0, 2, 3, 4), (0, 2, 3, 4, 1)]:
         x = relaid(stored.to(DEVICE), order).requires_grad_()
         y = fastctc.spectrogram_norm(x, frames, layout="NTBEF", over=over, log=LOGS[code])
         assert y.dtype is dtype
@@ -87,8 +86,7 @@ def test_values_and_gradients(over: str, dtype: torch.dtype) -> None:
             assert (each.cpu()[~valid] == 0).all()
 
 
-@pytest.mark.parametrize("over", OVER)
-@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize(("over", "per_channel"), every(3, OVER, [False, True]))
 def test_masks_weight_and_bias(over: str, per_channel: bool) -> None:
     x, frames = batch(SHAPE, LENGTHS)
     drawn = MASKS._replace(per_channel=per_channel)
@@ -140,7 +138,9 @@ def test_gradcheck(over: str) -> None:
             time_masks=(1, 2), seed=1,
         )  # fmt: skip
 
-    assert torch.autograd.gradcheck(norm, (x.requires_grad_(), weight.requires_grad_()))
+    assert torch.autograd.gradcheck(
+        norm, (x.requires_grad_(), weight.requires_grad_()), fast_mode=True
+    )
 
 
 @pytest.mark.parametrize("over", OVER)
@@ -213,7 +213,7 @@ def test_sequence_batch_norm_is_batch_norm_of_the_gathered_frames(momentum: floa
             theirs.eval()
         x = padded(10)
         leaf = x.to(DEVICE).requires_grad_()
-        rows = x[valid].requires_grad_()
+        rows = x.detach()[valid].requires_grad_()
         y, wanted = ours(leaf, FRAMES), theirs(rows)
         near(y.cpu()[valid], wanted, torch.float32)
         assert (y.cpu()[~valid] == 0).all()
@@ -242,9 +242,9 @@ def test_spectrogram_norm_unmasked_is_the_original() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_modules_mask_in_training_only_and_keep_the_dtype(dtype: torch.dtype) -> None:
-    x, frames = batch((3, 9, 2, 3, 5), dtype=dtype)
+    x, frames = batch((2, 9, 1, 2, 5), (9, 4), dtype)
     for norm in (
-        fastctc.SpectrogramNorm(6, layout="NTBEF", log="log1p", **MASKED),
+        fastctc.SpectrogramNorm(2, layout="NTBEF", log="log1p", **MASKED),
         fastctc.CepstralNorm(layout="NTBEF", log="log1p", **MASKED),
     ):
         norm.to(DEVICE)
@@ -257,22 +257,20 @@ def test_modules_mask_in_training_only_and_keep_the_dtype(dtype: torch.dtype) ->
         assert (norm(x.to(DEVICE), frames, seed=3).cpu()[valid] == 0).sum() < 3
 
 
-@pytest.mark.parametrize("over", ["T", "NTF"])
-def test_operators_pass_opcheck(over: str) -> None:
-    for name, arguments in operator_calls(over, DEVICE).items():
+def test_operators_pass_opcheck() -> None:
+    for name, arguments in operator_calls("NTF", (2, 3, 1, 2, 2), DEVICE).items():
         torch.library.opcheck(getattr(torch.ops.fastctc, name).default, arguments)
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_modules_compile_into_one_graph(dynamic: bool) -> None:
-    x, frames = on_device(*batch((3, 12, 2, 3, 5), (12, 4, 7), torch.float32))
+def test_modules_compile_into_one_graph() -> None:
+    x, frames = on_device(*batch((2, 6, 1, 2, 3), (6, 4), torch.float32))
     torch._dynamo.reset()
     for module in (
-        fastctc.SpectrogramNorm(6, layout="NTBEF", log="log1p"),
-        fastctc.CepstralNorm(layout="NTBEF", time_masks=(2, 5)),
+        fastctc.SpectrogramNorm(2, layout="NTBEF", log="log1p"),
+        fastctc.CepstralNorm(layout="NTBEF", time_masks=(1, 3)),
     ):
         module.to(DEVICE)
-        compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
         found = []
         for call in (module, compiled):
             torch.manual_seed(5)

@@ -6,7 +6,9 @@ imported (`make triton-gates` does that), asks for the interpreter.
 
 from __future__ import annotations
 
+import itertools
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +21,11 @@ if not ON_GPU and os.environ.get("TRITON_INTERPRET") != "1":
 from fastctc.triton import spectrogram_norm as kernels  # noqa: E402
 
 DEVICE = "cuda" if ON_GPU else "cpu"
-#: The `pytestmark` of such tests.
-MARKS = [pytest.mark.gpu] if ON_GPU else []
 
-__all__ = ["DEVICE", "MARKS", "ON_GPU", "kernels"]
+
+def every(step: int, *axes: Any) -> list[tuple[Any, ...]]:
+    """All combinations for the interpreter; some for a GPU, which compiles them all."""
+    return list(itertools.product(*axes))[:: step if ON_GPU else 1]
+
+
+__all__ = ["DEVICE", "ON_GPU", "every", "kernels"]

@@ -28,6 +28,11 @@ _COLUMNS = 32  # of a tile: a cache line of float32
 # A thread's share of a tile: with more, registers would leave room for few programs at a time.
 _VALUES_OF_THREAD = 16
 _GRADIENTS_OF_THREAD = 8
+# The assembler spills a register or two where that makes room for one more program; in these
+# kernels it does not when it is told how many there may be. 255 is what a thread can have at most.
+_MOMENTS_REGISTERS = 64  # for values of 16 bits
+_NORMALISE_REGISTERS = 128
+_MERGE_REGISTERS = 255
 _MOST_FRAMES = 1024
 _MERGED_AT_ONCE = 2048
 _MOST = 2**31 - 1
@@ -140,6 +145,7 @@ class _Problem:
         tensors: dict[str, Tensor],
         tile: Tiling,
         values_of_thread: int = _VALUES_OF_THREAD,
+        registers: int | None = None,
         **arguments: Any,
     ) -> None:
         """Launch a kernel over the tiles.
@@ -149,6 +155,7 @@ class _Problem:
             tensors: the tensors of canonical shape, by the first letter of their strides' names.
             tile: what a program takes on.
             values_of_thread: and a thread of it.
+            registers: a bound on those of a thread, where the arithmetic is float32.
             arguments: what else the kernel takes, by name.
         """
         farthest = 0
@@ -161,6 +168,8 @@ class _Problem:
                 arguments[letter.upper() + "_LIKE_X"] = layout == layout_of(tensors["x"])
             reach = layout.reach + (tile.frames - 1) * abs(layout.strides[1])
             farthest = max(farthest, reach)
+        if registers is not None and self.arithmetic is torch.float32:
+            arguments["maxnreg"] = registers
         _, t, _, e, f = self.shape
         launch(
             kernel,
@@ -203,6 +212,7 @@ class _Problem:
             BQ=min(_power(reports), _MERGED_AT_ONCE // groups_at_once),
             BG=groups_at_once,
             num_warps=4,
+            maxnreg=_MERGE_REGISTERS,
             **results,
         )
 
@@ -269,6 +279,7 @@ def moments(x: Tensor, lengths: Tensor, options: NormOptions) -> tuple[Tensor, T
             _kernels.tile_moments_kernel,
             {"x": x},
             problem.tile,
+            registers=_MOMENTS_REGISTERS if x.element_size() == 2 else None,
             x=x,
             lengths=lengths,
             tiles=tiles,
@@ -297,6 +308,7 @@ def normalise(
             _kernels.normalise_kernel,
             {"x": x, "y": y},
             problem.half,
+            registers=_NORMALISE_REGISTERS,
             x=x,
             lengths=lengths,
             weight=weight,
