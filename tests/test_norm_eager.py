@@ -1,0 +1,81 @@
+"""Eager calls of spectrogram_norm, past torch's dispatcher, behave as its operator does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fastctc
+from fastctc import _norm_ops
+from fastctc._norm import NormOptions
+from fastctc._norm_checks import canonical, parse_layout, restored
+
+LAYOUTS = ["NTF", "TNF", "NFT", "TNBEF"]
+SIZES = {"N": 3, "T": 20, "B": 2, "E": 3, "F": 7}
+
+
+def batch(layout: str) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shape = [SIZES[axis] for axis in layout]
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return x.requires_grad_(), torch.tensor([20, 7, 1])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("over", ["T", "NT"])
+def test_eager_calls_give_what_the_operator_gives(layout: str, over: str) -> None:
+    x, lengths = batch(layout)
+    chosen = parse_layout(layout)
+    options = NormOptions(over == "NT", False, 0, 1e-6, 1e-5)
+    operator = torch.ops.fastctc.spectrogram_norm
+    wanted = restored(
+        operator(canonical(x, chosen), lengths, None, None, None, 0, *options)[0], chosen
+    )
+    found = fastctc.spectrogram_norm(x, lengths, layout=layout, over=over)
+    grad = torch.randn(x.shape, dtype=torch.float64)
+    (wanted_dx,) = torch.autograd.grad(wanted, x, grad)
+    (found_dx,) = torch.autograd.grad(found, x, grad)
+    assert torch.equal(found, wanted)
+    assert torch.equal(found_dx, wanted_dx)
+    assert found.stride() == wanted.stride()
+    with torch.no_grad():
+        assert torch.equal(fastctc.spectrogram_norm(x, lengths, layout=layout, over=over), wanted)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_results_may_be_overwritten(layout: str) -> None:
+    """As ``nn.Hardtanh(inplace=True)`` does behind a normalisation."""
+    x, lengths = batch(layout)
+    gradients = []
+    for activation in (torch.relu, torch.relu_):
+        y = fastctc.spectrogram_norm(x, lengths, layout=layout)
+        gradients += torch.autograd.grad(activation(y).square().sum(), x)
+    assert torch.equal(*gradients)
+
+
+def test_an_input_that_was_overwritten_is_noticed() -> None:
+    x, lengths = batch("NTF")
+    inner = x * 2
+    y = fastctc.spectrogram_norm(inner, lengths)
+    inner.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_gradients_of_many_at_once() -> None:
+    x, lengths = batch("NTF")
+    y = fastctc.spectrogram_norm(x, lengths)
+    grads = torch.randn(4, *x.shape, dtype=torch.float64)
+    (found,) = torch.autograd.grad(y, x, grads, is_grads_batched=True, retain_graph=True)
+    for grad, one in zip(grads, found, strict=True):
+        assert torch.allclose(one, torch.autograd.grad(y, x, grad, retain_graph=True)[0])
+
+
+def test_statistics_take_no_gradient() -> None:
+    x, lengths = batch("NTF")
+    options = NormOptions(True, False, 0, 1e-6, 1e-5)
+    arguments = (lengths, None, None, None, 0, options)
+    y, mean, var = _norm_ops.spectrogram_norm(x, parse_layout("NTF"), *arguments)
+    assert y.requires_grad
+    assert not mean.requires_grad
+    assert not var.requires_grad
