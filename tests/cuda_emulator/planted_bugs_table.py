@@ -229,14 +229,14 @@ PLANTED = (
     ),
     (
         "ctc_loss_numbers.cuh",
-        "if (below == full_field<Scalar>(N::kFarEmissionBits)) return {Scalar(1), N::kDead};",
+        "if (code == Exponent(-1)) return {Scalar(1), zero};",
         "",
-        "dead emissions are only unlikely",
+        "what is impossible is only unlikely",
     ),
     (
         "ctc_loss_numbers.cuh",
-        "lowest + kMantissaRoom - below}",
-        "lowest - below}",
+        "const auto from = lowest + kMantissaRoom;",
+        "const auto from = lowest;",
         "far states too small",
     ),
     (
