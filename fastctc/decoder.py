@@ -110,7 +110,8 @@ class CTCDecoder:
         beam_threshold: nats below the frame's best from which a labelling is dropped. None: float32
             sums end at 87, float64 ones at 708.
         top_k: only this many best classes of a frame, blank counted, make new labellings. From
-            ``beam_size + 2`` on this changes nothing.
+            ``beam_size + 2`` on this changes nothing, without `lm`, `lexicon` and `hotwords`. With
+            them, on CUDA, it is at most 256 or ``beam_size + 2``, whichever is more.
         top_p: only the best classes that together reach this probability make new labellings.
         blank_skip_threshold: a frame whose blank is more probable than this counts as blank.
         lm: an n-gram model, or the path of its ARPA file, plain or gzip. Its words are tokens, or

@@ -10,6 +10,52 @@
 
 namespace fastctc {
 namespace cuda {
+
+// The record of a frame into shared memory.
+__device__ __forceinline__ void copy_record(char* shared, const char* record, int64_t bytes) {
+  for (int i = int(threadIdx.x) * 16; i < bytes; i += int(blockDim.x) * 16) copy_async16(shared + i, record + i);
+}
+
+template <class X, bool fused, bool one_warp>
+__global__ void __launch_bounds__(one_warp ? 32 : 32 * kMostTeamWarps, 1)
+    beam_kernel(const __grid_constant__ BeamCall call) {
+  using Search = Beam<X, fused, one_warp>;
+  using Scalar = typename Search::Scalar;
+  FASTCTC_DYNAMIC_SHARED(records);  // of two frames
+  FASTCTC_SHARED(typename Search::Group::Shared, team_shared, 1);
+  FASTCTC_SHARED(typename Search::Shared, shared, 1);
+  const BeamSearchCudaParams& p = call.p;
+  const int64_t n = blockIdx.x, length = p.lengths[n];
+  const bool bad = length < 0 || length > p.shape.T;
+  const int64_t frames = bad ? 0 : length;
+  Search beam(call, team_shared[0], shared[0], n, frames);
+  if (bad) beam.alive = false;
+  const X* row = static_cast<const X*>(p.scores) + n * p.scores_stride_n;
+  const char* record = record_of<Scalar>(call, n, 0);
+  if (frames > 0) copy_record(records, record, call.record_bytes);
+  copy_async_commit();
+  X ahead{};
+  int ahead_of = -1;  // class whose score in the coming frame that is
+  for (int64_t t = 0; t < frames; ++t) {
+    copy_async_wait<0>();
+    Search::Group::sync();
+    record += call.record_bytes;
+    if (t + 1 < frames) copy_record(records + (t + 1) % 2 * call.record_bytes, record, call.record_bytes);
+    copy_async_commit();
+    const int last = beam.s.last[beam.slot];
+    const X score = last == ahead_of ? ahead : row[last];
+    row += p.scores_stride_t;
+    if (t + 1 < frames) ahead = row[last];
+    ahead_of = last;
+    if (beam.take(records + t % 2 * call.record_bytes, to_scalar(score))) continue;
+    beam.alive = false;
+    break;
+  }
+  // where the beam has died, a copy is under way still
+  copy_async_wait<0>();
+  beam.finish(n);
+}
+
 namespace {
 
 template <class X, int threads, int room>

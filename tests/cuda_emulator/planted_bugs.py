@@ -95,6 +95,7 @@ CASES = {
     "ctc_loss_sums.cuh": ("few_classes", "mean", *GENERAL, *LATTICE),
     "beam_search_beam.cuh": (*BEAMS, *FRAMES, *TIMES),
     "beam_search_frames.cuh": (*FRAMES, *BEAMS),
+    "beam_search_slots.cuh": ("many_frames", *BEAMS),
     "beam_search_team.cuh": ("several_warps", *BEAMS, *FRAMES),
     "beam_search_times.cuh": (*TIMES, *BEAMS[:2]),
 }

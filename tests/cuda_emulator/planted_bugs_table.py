@@ -402,7 +402,7 @@ PLANTED = (
         "the wrong mass",
     ),
     (
-        "beam_search_beam.cuh",
+        "beam_search_slots.cuh",
         "if (seen == kFreeNode || seen == key)",
         "if (seen == kFreeNode)",
         "a node twice",
@@ -445,13 +445,13 @@ PLANTED = (
         "a stranger for a parent",
     ),
     (
-        "beam_search_beam.cuh",
+        "beam_search.cu",
         "records + (t + 1) % 2 * call.record_bytes, record",
         "records, record",
         "no second buffer",
     ),
     (
-        "beam_search_beam.cuh",
+        "beam_search.cu",
         "last == ahead_of ? ahead : row[last]",
         "ahead",
         "another class's score",
@@ -491,7 +491,7 @@ EQUIVALENT = (
         "the barriers of sum_normaliser's reduction come before the states are written again",
     ),
     (
-        "beam_search_beam.cuh",
+        "beam_search.cu",
         "where the beam has died, a copy is under way still",
         "the copy goes where nobody looks any more; a block waits for its own before it ends",
     ),
