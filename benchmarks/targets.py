@@ -120,6 +120,8 @@ def target_of(row: Mapping[str, Any]) -> Target | None:
         case "norm_accuracy":
             return NORM_ACCURACY
         case "beam":  # stands beside the row's other options
+            if row["target"] is None:
+                return None
             return Target(row["target"], smaller_is_better=row["is_cost"])
         case "norm_memory" | "align":
             return None
