@@ -277,7 +277,7 @@ PLANTED = (
     ),
     (
         "beam_search_frames.cuh",
-        "if (held + threads > room) settle();",
+        "if (held + kAhead * threads > room) settle();",
         "if (held > room) settle();",
         "beyond a shared array",
     ),
