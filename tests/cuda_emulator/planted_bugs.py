@@ -76,6 +76,7 @@ BEAMS = (
     "several_warps",
     "hotwords",
     "equal_scores_in_several_warps",
+    "equal_scores_in_the_beam",
     "equal_scores_and_no_room",
     "blank_skipped",
     "hotwords_several_warps",

@@ -334,6 +334,8 @@ std::vector<Case> cases() {
   // prefixes that leave come back, to be the parents of those that have stayed
   add("prefixes_come_back", 12, 1, 3, 5).spread = 6;
   add("equal_scores", 5, 1, 4, 9).spread = 0;
+  // of equal ones, prefixes in the beam lose to new ones
+  add("equal_scores_in_the_beam", 5, 1, 3, 4).spread = 0;
   add("equal_scores_and_no_room", 4, 1, 40, 30).spread = 0;
   add("equal_scores_in_several_warps", 4, 1, 40, 50).spread = 0;
   add("hotwords", 12, 2, 6, 9).hotwords = true;
