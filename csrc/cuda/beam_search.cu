@@ -79,9 +79,9 @@ cudaError_t launch_search(X*, const BeamCall& call) {
   const BeamSearchCudaShape& shape = call.p.shape;
   if (shape.N == 0) return cudaSuccess;
   if (shape.T > 0) {
-    // a buffer takes what is wanted and what one more class for each thread adds
+    // a buffer takes what is wanted and what kAhead more classes for each thread add
     const cudaError_t error =
-        call.classes <= 96 ? launch_frames<X, 32, 128>(call) : launch_frames<X, kFrameThreads, 512>(call);
+        call.classes <= 96 ? launch_frames<X, 32, 256>(call) : launch_frames<X, kFrameThreads, 1024>(call);
     if (error != cudaSuccess) return error;
   }
   if (shape.beam_size <= 32) return shape.fused ? launch_beam<X, true, true>(call) : launch_beam<X, false, true>(call);

@@ -18,7 +18,7 @@ template <class Scalar, int threads, int room>
 struct BestClasses {
   using Group = RowGroup<threads>;
   static constexpr int kWarps = threads / 32;
-  static_assert(room >= threads && (room & (room - 1)) == 0, "sorted as a whole");
+  static_assert(room > kAhead * threads && (room & (room - 1)) == 0, "sorted as a whole");
 
   Scalar* score;  // (room)
   int* index;     // (room)
@@ -30,8 +30,14 @@ struct BestClasses {
 
   static __device__ __forceinline__ int lane() { return Group::lane(); }
 
-  // Every thread brings one class; those of later calls are higher ones.
-  __device__ void take(Scalar x, int c) {
+  // Every thread brings classes, of which the first is c; those of later calls are higher ones.
+  __device__ __forceinline__ void take(const Scalar (&x)[kAhead], int c) {
+    if (held + kAhead * threads > room) settle();
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) put(x[k], c + k * threads);
+  }
+
+  __device__ __forceinline__ void put(Scalar x, int c) {
     const bool wants = x > least;
     const unsigned votes = __ballot_sync(kAllLanes, wants);
     int place = held + __popc(votes & ((1u << threadIdx.x % 32) - 1)), found = __popc(votes);
@@ -51,11 +57,10 @@ struct BestClasses {
       index[place] = c;
     }
     held += found;
-    if (held + threads > room) settle();
   }
 
   // The best ones so far, in order.
-  __device__ void settle() {
+  __device__ __forceinline__ void settle() {
     int size = threads;
     while (size < held) size *= 2;
     for (int k = held + lane(); k < size; k += threads) {
@@ -69,7 +74,7 @@ struct BestClasses {
   }
 
   // Batcher's bitonic sort. Of equal scores the lower class comes first.
-  __device__ void sort(int size) {
+  __device__ __forceinline__ void sort(int size) {
     for (int run = 2; run <= size; run *= 2)
       for (int step = run / 2; step > 0; step /= 2) {
         for (int pair = lane(); pair < size / 2; pair += threads) {
@@ -123,7 +128,7 @@ __device__ int nucleus(const BeamSearchCudaParams& p, const Scalar* score, int c
 }
 
 template <class X, int threads, int room>
-__global__ void __launch_bounds__(kFrameThreads) frames_kernel(const __grid_constant__ BeamCall call) {
+__global__ void __launch_bounds__(kFrameThreads, 4) frames_kernel(const __grid_constant__ BeamCall call) {
   using Scalar = typename ComputeType<X>::type;
   using Group = RowGroup<threads>;
   constexpr int kGroups = kFrameThreads / threads;
@@ -154,8 +159,7 @@ __global__ void __launch_bounds__(kFrameThreads) frames_kernel(const __grid_cons
       largest = x[k] > largest ? x[k] : largest;
     }
     if (p.from_logits) part.take(x);
-#pragma unroll
-    for (int k = 0; k < kAhead; ++k) best.take(x[k], first + k * threads);
+    best.take(x, first);
   }
   best.settle();
   const RowSums<Scalar> sums_of_row = row_sums<Scalar, threads>(part, largest, p.from_logits, sums);

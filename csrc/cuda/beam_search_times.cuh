@@ -164,7 +164,7 @@ __device__ void find_confidence(ResultLattice<X>& lattice, const int64_t* starts
 }
 
 template <class X>
-__global__ void __launch_bounds__(kTimesThreads) times_kernel(const __grid_constant__ TimesCall call) {
+__global__ void __launch_bounds__(kTimesThreads, 4) times_kernel(const __grid_constant__ TimesCall call) {
   FASTCTC_DYNAMIC_SHARED(memory);
   FASTCTC_SHARED(TimesTeam::Shared, shared, 1);
   FASTCTC_SHARED(float, sums, kTimesThreads / 32);
@@ -178,7 +178,6 @@ __global__ void __launch_bounds__(kTimesThreads) times_kernel(const __grid_const
   }
   const int S = int(p.token_lengths[row]);
   if (S == 0 || call.faults[r] != 0) return;
-  __syncthreads();
   const int frames = int(p.lengths[n]);
   TimesTeam team{shared[0]};
   find_spans(call.paths + r * T, frames, p.blank, S, starts, ends, team);

@@ -78,9 +78,11 @@ BEAMS = (
     "several_warps",
     "hotwords",
     "equal_scores_in_several_warps",
+    "equal_scores_in_the_beam",
     "equal_scores_and_no_room",
     "blank_skipped",
     "hotwords_several_warps",
+    "prefixes_come_back",
     "many_frames",
     "faults",
 )
@@ -95,7 +97,7 @@ CASES = {
     "ctc_loss_sums.cuh": ("few_classes", "mean", *GENERAL, *LATTICE),
     "beam_search_beam.cuh": (*BEAMS, *FRAMES, *TIMES),
     "beam_search_frames.cuh": (*FRAMES, *BEAMS),
-    "beam_search_slots.cuh": ("many_frames", *BEAMS),
+    "beam_search_slots.cuh": ("prefixes_come_back", *BEAMS),
     "beam_search_team.cuh": ("several_warps", *BEAMS, *FRAMES),
     "beam_search_times.cuh": (*TIMES, *BEAMS[:2]),
 }

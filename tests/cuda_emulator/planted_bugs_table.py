@@ -356,20 +356,19 @@ PLANTED = (
     ),
     (
         "beam_search_frames.cuh",
-        "if (held + threads > room) settle();",
+        "if (held + kAhead * threads > room) settle();",
         "if (held > room) settle();",
         "beyond a shared array",
     ),
     (
         "beam_search_frames.cuh",
         "const bool wants = x > least",
-        "const bool wants = x > least + 1",
-        "a class too few",
+        "const bool wants = x > least + 8",
+        "later classes are lost",
     ),
     ("beam_search_frames.cuh", "step = run / 2; step > 0", "step = run / 2; step > 1", "unsorted"),
     ("beam_search_frames.cuh", "index[a] < index[b]", "index[a] > index[b]", "ties"),
-    ("beam_search_frames.cuh", "k - (k > blank_at)", "k - (k >= blank_at)", "index off by one"),
-    ("beam_search_frames.cuh", "i < 2 * int(p.shape.beam_size)", "i < 0", "nodes not cleared"),
+    ("beam_search_frames.cuh", "k - (k > blank_at)", "k", "a hole where the blank was"),
     # ---- and its beam
     (
         "beam_search_team.cuh",
@@ -423,7 +422,7 @@ PLANTED = (
     (
         "beam_search_beam.cuh",
         "if (s.entered[i] == parent) parent_slot = s.chosen[i];",
-        "",
+        "if (s.entered[i] == parent) parent_slot = -1;",
         "children of what comes back",
     ),
     (

@@ -267,6 +267,7 @@ bool run(const Case& c) {
   p.blank_skip_threshold = c.skip;
   p.fusion = c.hotwords ? &hotwords.view : nullptr;
   Buffer<char> scratch(fastctc::beam_search_cuda_scratch_bytes(p.shape));
+  std::memset(scratch.data(), 0, size_t(scratch.size()));  // no memory looks like free nodes by chance
   Out out(c.N * c.beam, c.T);
   p.scratch = scratch.data();
   p.nbest = c.beam;
@@ -329,9 +330,12 @@ std::vector<Case> cases() {
   Case& skips = add("blank_skipped", 24, 1, 4, 8);
   skips.skip = 0.6;
   skips.blank = 2;
-  // prefixes that leave come back, to be the parents of those that have stayed
   add("many_frames", 150, 1, 3, 6).spread = 1;
+  // prefixes that leave come back, to be the parents of those that have stayed
+  add("prefixes_come_back", 12, 1, 3, 5).spread = 6;
   add("equal_scores", 5, 1, 4, 9).spread = 0;
+  // of equal ones, prefixes in the beam lose to new ones
+  add("equal_scores_in_the_beam", 5, 1, 3, 4).spread = 0;
   add("equal_scores_and_no_room", 4, 1, 40, 30).spread = 0;
   add("equal_scores_in_several_warps", 4, 1, 40, 50).spread = 0;
   add("hotwords", 12, 2, 6, 9).hotwords = true;
