@@ -383,6 +383,6 @@ def test_published_answers(device: torch.device) -> None:
 def test_a_bonus_beyond_the_sums_is_refused(device: torch.device) -> None:
     search = CTCDecoder("_ab", hotwords={"a": 81.0}, confidence=False)
     emissions = torch.zeros(1, 4, 3, device=device)
-    with pytest.raises(ValueError, match="may add 81.* nats .* float32 .* at most 80"):
+    with pytest.raises(ValueError, match=r"may add 81.* nats .* float32 .* at most 80"):
         search(emissions)
     assert search(emissions.double())[0][0].text
