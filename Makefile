@@ -12,7 +12,7 @@ NATIVE := CMakeLists.txt pyproject.toml fastctc/_version.py constraints.txt \
 BUILD_TOOLS := scikit-build-core pybind11 cmake ninja
 PIP := $(BIN)/python -m pip install -q -c constraints.txt
 
-CXX_FILES = $(shell find csrc tests/cuda_emulator -name '*.cpp' -o -name '*.h' -o -name '*.cu')
+CXX_FILES = $(shell find csrc tests/cuda_emulator -name '*.cpp' -o -name '*.h' -o -name '*.cu*')
 
 # Where it is not what torch needs, so it is installed beside it: 0.6 and 1 GB.
 TRITONS := 3.6.0 3.9.0
