@@ -50,7 +50,7 @@ class Row:
     @property
     def is_cost(self) -> bool:
         """The ratio is that of our times, and not to be above the target."""
-        return self.against in (NO_MODEL, NO_HOTWORDS)
+        return self.against in (NO_MODEL, NO_HOTWORDS, NO_COMMON_HOTWORDS)
 
     @property
     def id(self) -> str:
@@ -61,6 +61,7 @@ class Row:
 ONE_THREAD = "1 thread (ours: 2, N = 16)"
 NO_MODEL = "no model (ours: 4-gram of characters)"
 NO_HOTWORDS = "the 4-gram alone (ours: and 5000 hotwords)"
+NO_COMMON_HOTWORDS = "the 4-gram alone (ours: and 5000 hotwords, among them most words of the text)"
 PHRASES = 5000
 FLASHLIGHT, NO_CUT, CUT, PYCTC = PEERS
 ROWS = [
@@ -76,6 +77,7 @@ ROWS = [
         for spoken in (False, True)
         for b in (10, 50, 100)
     ],
+    *[Row(29, b, NO_COMMON_HOTWORDS, spoken=True) for b in (10, 50, 100)],
 ]
 
 
@@ -154,8 +156,9 @@ def steps(row: Row, frames: int) -> tuple[Callable[[], Any], Callable[[], Any], 
     if row.is_cost:
         model = {"lm": character_model(4), "lm_unit": "token"}
         less, more = plain, ours(**model)
-        if row.against == NO_HOTWORDS:
-            less, more = more, ours(**model, hotwords=phrases(PHRASES))
+        if row.against != NO_MODEL:
+            listed = phrases(PHRASES, rare=row.against == NO_HOTWORDS)
+            less, more = more, ours(**model, hotwords=listed)
         return lambda: more(emissions), lambda: less(emissions), {}
     peer = PEERS[row.against].prepare(log_probs, row.beam, row.tokens)
     scores = {

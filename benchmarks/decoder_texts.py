@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import itertools
 import random
@@ -40,10 +41,15 @@ def spoken(letters: int) -> list[int]:
     return [TOKENS.index(letter) for letter in itertools.islice(itertools.cycle(text), letters)]
 
 
-def phrases(count: int) -> list[str]:
-    """Words of three letters and more, and pairs of them."""
+def phrases(count: int, rare: bool) -> list[str]:
+    """Words of three letters and more, and pairs of them.
+
+    Rare ones occur at most twice, as names and terms do that a model has to be told of; else they
+    are of the whole vocabulary, and a half of that is most of what a text says.
+    """
     chosen = random.Random(0)
-    vocabulary = sorted({word for word in words() if len(word) > 2 and word.isalpha()})
+    counts = collections.Counter(word for word in words() if len(word) > 2 and word.isalpha())
+    vocabulary = sorted(word for word in counts if not rare or counts[word] <= 2)
     chosen.shuffle(vocabulary)
     singles = vocabulary[: count // 2]
     pairs = [" ".join(chosen.sample(vocabulary, 2)) for _ in range(count - len(singles))]
