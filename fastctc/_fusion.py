@@ -210,7 +210,12 @@ class Fusion:
             addresses = [copy.data_ptr() if len(copy) else 0 for copy in copies]
             # another thread may have been quicker, and kernels may be reading its copies
             self._on_device.setdefault(device, (self._make_view(addresses), copies))
-        return self._on_device[device][0]
+        view, copies = self._on_device[device]
+        if device.type == "cuda":
+            # made on another stream, perhaps; this one may still read them when they are let go of
+            for copy in copies:
+                copy.record_stream(torch.cuda.current_stream(device))
+        return view
 
     @property
     def largest_bonus(self) -> float:

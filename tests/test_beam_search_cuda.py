@@ -386,3 +386,10 @@ def test_a_bonus_beyond_the_sums_is_refused(device: torch.device) -> None:
     with pytest.raises(ValueError, match=r"may add 81.* nats .* float32 .* at most 80"):
         search(emissions)
     assert search(emissions.double())[0][0].text
+
+
+def test_not_a_number_is_impossible_for_times_too(device: torch.device) -> None:
+    emissions = torch.tensor([[[-2.0, -3, -0.2], [-0.5, -3, float("nan")], [-0.2, -2, -3]]])
+    search = CTCDecoder("_ab")
+    assert_same(search(emissions.to(device)), on_cpu(search, emissions))
+    assert search(emissions.to(device))[0][0].timesteps == [(0, 1)]

@@ -290,3 +290,15 @@ def test_the_trie_has_no_limit_of_its_own() -> None:
     rows[::2, 1] = rows[1::2, 2] = 0
     search.advance(rows.data_ptr(), 3, 3000)
     assert search.best(1, 0, 3, 3000).longest() == 3000
+
+
+def test_not_a_number_is_impossible_for_times_too() -> None:
+    nothing = torch.tensor(
+        [[[-2.0, -3, -0.2], [-0.5, -3, float("nan")], [-0.2, -2, -3]]], dtype=torch.float32
+    )
+    decoder = CTCDecoder("_ab")
+    (found,), (wanted,) = (decoder(x)[0] for x in (nothing, nothing.nan_to_num(nan=-math.inf)))
+    assert found.tokens == wanted.tokens == [2]
+    assert found.timesteps == wanted.timesteps == [(0, 1)]
+    assert found.confidence == wanted.confidence
+    assert found.confidence[0] > 0.5

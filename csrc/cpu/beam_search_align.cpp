@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "batch.h"
 #include "cpu_target.h"
@@ -35,6 +36,13 @@ class Aligner {
   Aligner(const BeamEmissions& emissions, BeamResult& result)
       : e_(emissions), r_(result), labels_(result.tokens.begin(), result.tokens.end()) {}
 
+  // A labelling whose best path is not known.
+  void mark_unknown(bool confidence) {
+    r_.starts.assign(labels_.size(), 0);
+    r_.ends.assign(labels_.size(), 0);
+    if (confidence) r_.confidence.assign(labels_.size(), 0.0f);
+  }
+
   void find_spans() {
     AlignUtterance u{};
     std::vector<int64_t> path(size_t(e_.frames));
@@ -46,6 +54,7 @@ class Aligner {
     u.C = e_.C;
     u.S = int64_t(labels_.size());
     u.blank = e_.blank;
+    u.nan_is_impossible = true;
     u.back_bytes = int64_t(1) << 30;
     u.path = path.data();
     u.path_scores = path_scores.data();
@@ -54,7 +63,8 @@ class Aligner {
     u.workspace = workspace.front().data();
     kernels.run(int(e_.dtype), u);
     give_back_workspaces(std::move(workspace));
-    if (u.fault != int32_t(ForcedAlignFault::none)) return mark_unknown();
+    // rounding alone can leave a labelling without a path of its own
+    if (u.fault != int32_t(ForcedAlignFault::none)) return mark_unknown(false);
     int64_t before = e_.blank;
     for (int64_t t = 0; t < e_.frames; ++t) {
       const int64_t c = path[size_t(t)];
@@ -78,8 +88,10 @@ class Aligner {
     const size_t width = classes.size();
     std::vector<float> scores(size_t(e_.frames) * width), grad(scores.size());
     for (int64_t t = 0; t < e_.frames; ++t)
-      for (size_t k = 0; k < width; ++k)
-        scores[size_t(t) * width + k] = float(score_at(frame(t), e_.dtype, classes[k]) - normaliser(t));
+      for (size_t k = 0; k < width; ++k) {
+        const float score = float(score_at(frame(t), e_.dtype, classes[k]) - normaliser(t));
+        scores[size_t(t) * width + k] = std::isnan(score) ? -std::numeric_limits<float>::infinity() : score;
+      }
 
     CtcUtterance u{};
     u.scores = scores.data();
@@ -114,12 +126,6 @@ class Aligner {
   const char* frame(int64_t t) const { return static_cast<const char*>(e_.scores) + t * e_.stride * size_of(e_.dtype); }
   double normaliser(int64_t t) const { return e_.log_normalisers ? e_.log_normalisers[t] : 0; }
 
-  // Rounding alone can leave a labelling without a path of its own.
-  void mark_unknown() {
-    r_.starts.assign(labels_.size(), 0);
-    r_.ends.assign(labels_.size(), 0);
-  }
-
   const BeamEmissions& e_;
   BeamResult& r_;
   std::vector<int64_t> labels_;
@@ -134,6 +140,7 @@ void align_result(const BeamEmissions& emissions, bool confidence, BeamResult& r
   if (result.tokens.empty()) return;
   const FlushDenormals flush;
   Aligner aligner(emissions, result);
+  if (emissions.frames < int64_t(result.tokens.size())) return aligner.mark_unknown(confidence);
   aligner.find_spans();
   if (confidence) aligner.find_confidence();
 }

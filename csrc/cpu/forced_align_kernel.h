@@ -12,11 +12,12 @@ struct AlignUtterance {
   int64_t T, C, S;        // T >= 1, and frames enough for the labels
   int64_t blank;
   bool from_logits;
-  int64_t back_bytes;  // how much of back-pointers this row may keep before it checkpoints
-  void* workspace;     // workspace_bytes() of it, 64-byte aligned
-  int64_t* path;       // out: T classes
-  void* path_scores;   // out: T reals
-  int32_t fault;       // out: a ForcedAlignFault; path and scores are written only where there is none
+  bool nan_is_impossible;  // NaN and +inf count as -inf; else a row where a path can read one has a fault
+  int64_t back_bytes;      // how much of back-pointers this row may keep before it checkpoints
+  void* workspace;         // workspace_bytes() of it, 64-byte aligned
+  int64_t* path;           // out: T classes
+  void* path_scores;       // out: T reals
+  int32_t fault;           // out: a ForcedAlignFault; path and scores are written only where there is none
 };
 
 struct ForcedAlignKernels {

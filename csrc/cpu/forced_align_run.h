@@ -204,7 +204,7 @@ struct Alignment {
       frames<false>(s * segment_frames, (s + 1) * segment_frames);
     }
     frames<true>(last * segment_frames, u.T);
-    if (suspicious && reads_nan()) {
+    if (suspicious && !u.nan_is_impossible && reads_nan()) {
       u.fault = kNotANumber;
       return;
     }

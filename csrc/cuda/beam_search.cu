@@ -156,6 +156,7 @@ cudaError_t launch_times(X*, const BeamAlignCudaParams& p) {
   align.paths = plan.paths;
   align.path_scores = plan.path_scores;
   align.row_faults = plan.faults;
+  align.nan_is_impossible = true;
   align.shape = plan.align;
   for (int64_t first = 0; first < all; first += plan.rows) {
     const int64_t n = first / search.nbest, rows = smaller(plan.rows, all - first);

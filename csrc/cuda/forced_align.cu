@@ -178,10 +178,10 @@ struct Strip {
     return needed < all ? needed : all;
   }
 
-  // What is no number counts as -inf; where a path can read it the row has a fault.
+  // What is no number counts as -inf; where a path can read it the row has a fault, unless that is all it is to be.
   __device__ __forceinline__ double checked(double y, bool readable) const {
     if (y < infinite()) return y;
-    if (readable) atomicOr(fault, 1);
+    if (readable && !p.nan_is_impossible) atomicOr(fault, 1);
     return -infinite();
   }
 

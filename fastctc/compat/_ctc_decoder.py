@@ -189,9 +189,9 @@ class CTCDecoder:
     def _spans(self, tokens: list[int], emissions: Tensor) -> list[tuple[int, int]]:
         if not tokens:
             return []
-        path, _ = forced_align(
-            emissions.cpu(), torch.tensor(tokens), blank=self.blank, on_impossible="mark"
-        )
+        # NaN counts as -inf in the search too
+        scores = emissions.cpu().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+        path, _ = forced_align(scores, torch.tensor(tokens), blank=self.blank, on_impossible="mark")
         spans, start = [], 0
         for token, run in itertools.groupby(path.tolist()):
             end = start + len(list(run))

@@ -80,6 +80,9 @@ class CUCTCDecoder:
             For each utterance at most `nbest` hypotheses, best first.
         """
         stream = self._stream
+        if stream is not None:
+            # the scores may still be on their way
+            stream.wait_stream(torch.cuda.current_stream(stream.device))
         on_stream: AbstractContextManager[Any] = (
             nullcontext() if stream is None else torch.cuda.stream(stream)
         )

@@ -36,6 +36,7 @@ struct ForcedAlignCudaParams {
   const int64_t* input_lengths = nullptr;   // (N / targets_per_utterance)
   const int64_t* target_lengths = nullptr;  // (N)
   int64_t blank = 0;                        // 0 <= blank < C; never a label
+  bool nan_is_impossible = false;  // NaN and +inf count as -inf; else a row where a path can read one has a fault
 
   void* scratch = nullptr;  // forced_align_cuda_scratch_bytes, a multiple of 256 as address
 
