@@ -11,7 +11,7 @@ namespace cuda {
 // for, less those before the first 16-byte boundary.
 template <int threads>
 struct Chunk {
-  static constexpr int kRoom = threads == 8 ? 64 : threads == 32 ? 512 : 2048;
+  static constexpr int kRoom = threads == 8 ? 72 : threads == 32 ? 512 : 2048;
 };
 
 // Writes classes [first, first + size), of which those outside of [0, C) do not exist. `first` is where a 16-byte
