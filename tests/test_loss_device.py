@@ -321,3 +321,20 @@ def test_memory_of_large_shapes(device: torch.device) -> None:
     assert saved > 4 * frames * 3 * 41
     assert 4 * frames < scratch < 10 * frames
     assert memory_of(2**31, 3, 40, 700) == (0, 0)
+
+
+def test_nearly_uniform_scores_of_a_long_target() -> None:
+    """Every path counts, so states rise the most from frame to frame, over all warps of a kernel."""
+    generator = torch.Generator().manual_seed(29)
+    frames, labels, classes = 1284, 764, 64
+    scores = 2e-3 * torch.rand(frames, 1, classes, generator=generator)
+    steps = torch.randint(1, classes - 1, (labels,), generator=generator)
+    target = (1 + steps.cumsum(0) % (classes - 1))[None]  # no label twice in a row
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        leaf = scores.to(dtype).requires_grad_()
+        fastctc.ctc_loss(
+            leaf, target, [frames], [labels], reduction="sum", from_logits=True
+        ).backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(gradients[0].double(), gradients[1], rtol=0, atol=2e-5)
