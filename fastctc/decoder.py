@@ -346,11 +346,15 @@ class CTCDecoder:
     def greedy(
         self, emissions: Tensor, lengths: Any = None, *, from_logits: bool = False
     ) -> list[Hypothesis]:
-        """The hypothesis of each utterance's best path: see `greedy_decode`."""
+        """The hypothesis of each utterance's best path: see `greedy_decode`.
+
+        It is empty, with a score of -inf, where a frame has no finite score.
+        """
         emissions = _decode.check_emissions(emissions, (3,), len(self.tokens))
         decoded = greedy_decode(emissions, lengths, blank=self.blank, from_logits=from_logits)
         decoded = _decode.as_wide_as_the_longest(decoded)
-        return [found[0] for found in self.hypotheses(decoded)]
+        nothing = Hypothesis([], "", [], -math.inf, 0.0, [], [])
+        return [found[0] if found else nothing for found in self.hypotheses(decoded)]
 
     def stream(self, *, from_logits: bool = False) -> CTCStream:
         """A search that takes one utterance piece by piece."""
@@ -372,6 +376,7 @@ class CTCStream:
         self._dtype: torch.dtype | None = None
         self._search: Any = None
         self._kept: list[Tensor] = []
+        self._failed = False
         self.frames = 0
 
     def feed(self, emissions: Tensor) -> None:
@@ -382,24 +387,31 @@ class CTCStream:
 
         Raises:
             TypeError: the dtype is not served, or not that of the frames before.
-            ValueError: the shape does not fit.
+            ValueError: the shape does not fit; or what `CTCDecoder.decode_tensors` says of bonuses,
+                and then the stream is of no use until `reset`.
+            RuntimeError: the stream is of no use.
         """
         decoder = self._decoder
         emissions = _decode.check_emissions(emissions, (2,), len(decoder.tokens))
         emissions = _decode.with_adjacent_classes(emissions)
         with self._lock:
-            if self._dtype is None:
-                self._dtype = emissions.dtype
+            self._refuse_after_failure()
+            if self._search is None:
                 self._search = _decode.native().BeamSearch(
                     decoder._options[self._from_logits], DTYPE_CODES[emissions.dtype]
                 )
+                self._dtype = emissions.dtype
             elif emissions.dtype is not self._dtype:
                 raise TypeError(
                     f"emissions must be {self._dtype} like the frames before, got {emissions.dtype}"
                 )
+            try:
+                self._search.advance(emissions.data_ptr(), emissions.stride(0), emissions.size(0))
+            except Exception:
+                self._failed = True
+                raise
             if decoder.timesteps:
                 self._kept.append(emissions.clone(memory_format=torch.contiguous_format))
-            self._search.advance(emissions.data_ptr(), emissions.stride(0), emissions.size(0))
             self.frames += emissions.size(0)
 
     def hypotheses(self) -> list[Hypothesis]:
@@ -410,6 +422,7 @@ class CTCStream:
         """The same as padded tensors, on the host: a batch of one utterance."""
         decoder = self._decoder
         with self._lock:
+            self._refuse_after_failure()
             if self._search is None:
                 nothing = torch.empty((1, 0, len(decoder.tokens)), device="cpu")
                 return decoder.decode_tensors(nothing, from_logits=self._from_logits)
@@ -420,12 +433,16 @@ class CTCStream:
             return _decode.to_tensors(found, 1, decoder.nbest, decoder.blank)
 
     def reset(self) -> None:
-        """Forget what was fed: the next frames begin another utterance."""
+        """Forget what was fed: the next frames begin another utterance, of any dtype."""
         with self._lock:
+            self._dtype = self._search = None
             self._kept = []
+            self._failed = False
             self.frames = 0
-            if self._search is not None:
-                self._search.restart()
+
+    def _refuse_after_failure(self) -> None:
+        if self._failed:
+            raise RuntimeError("the stream failed on the frames before: only reset() helps it")
 
 
 def _check_integer(name: str, value: Any, least: int, most: int) -> int:

@@ -184,14 +184,28 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-def save(lines: Iterable[str], path: str) -> None:
-    """Write all of an ARPA file or nothing; .gz compresses it."""
-    partial = f"{path}.partial"
-    opener = gzip.open if path.endswith(".gz") else open
+def save(lines: Iterable[str], path: str | os.PathLike[str]) -> None:
+    """Write all of an ARPA file or nothing; .gz compresses it.
+
+    A link is followed, and what is no regular file, a pipe or a device, is written to as it is.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    name = os.fspath(path)
+    whole = os.path.isfile(name) or not os.path.exists(name)
+    target = os.path.realpath(name) if whole else name
+    partial = f"{target}.partial" if whole else name
+    opener = gzip.open if name.endswith(".gz") else open
     try:
         with opener(partial, "wt", encoding="utf-8") as file:
             file.writelines(lines)
-        os.replace(partial, path)
+        if whole:
+            os.replace(partial, target)
+    except OSError as error:
+        if error.filename != partial:
+            raise
+        raise OSError(error.errno, error.strerror, name) from None
     finally:
-        if os.path.exists(partial):
+        if whole and os.path.exists(partial):
             os.remove(partial)

@@ -278,6 +278,28 @@ def test_a_stream_keeps_to_one_dtype() -> None:
         stream.feed(torch.zeros(2, 5, dtype=torch.float64))
 
 
+def test_a_stream_that_failed_says_so_until_it_is_reset() -> None:
+    stream = CTCDecoder(LETTERS, hotwords=["ab"], hotword_weight=1000).stream()
+    with pytest.raises(ValueError, match="it must be at most 80"):
+        stream.feed(random_emissions(4, 5))
+    with pytest.raises(RuntimeError, match=r"the stream failed .* reset\(\)"):
+        stream.hypotheses()
+    with pytest.raises(RuntimeError, match=r"the stream failed .* reset\(\)"):
+        stream.feed(random_emissions(4, 5))
+    stream.reset()
+    assert stream.hypotheses() == [Hypothesis([], "", [], 0.0, 0.0, [], [])]
+    stream.feed(random_emissions(4, 5).double())  # of float64, which has room for the bonus
+    assert stream.frames == 4
+
+
+def test_greedy_without_a_finite_score_is_empty() -> None:
+    emissions = random_emissions(2, 4, 5)
+    emissions[0, 2] = -math.inf
+    none, some = CTCDecoder(LETTERS).greedy(emissions)
+    assert none == Hypothesis([], "", [], -math.inf, 0.0, [], [])
+    assert some.score > -math.inf
+
+
 def test_the_trie_has_no_limit_of_its_own() -> None:
     """The compiled search alone, on more frames than its first tree has room for nodes."""
     assert _C is not None

@@ -7,14 +7,16 @@ import io
 import itertools
 import json
 import math
+import os
 import pickle
 import random
+import threading
 from pathlib import Path
 
 import pytest
 
 from fastctc.cli import main
-from fastctc.estimate import arpa_lines, characters
+from fastctc.estimate import arpa_lines, characters, save
 from fastctc.lm import NGramModel
 from fastctc.reference.language_model import NGram, parse_arpa
 
@@ -374,6 +376,26 @@ def test_the_command_writes_what_the_reader_reads(
         "model.arpa",
         "model.arpa.gz",
     }
+
+
+def test_a_model_goes_where_its_path_leads(tmp_path: Path) -> None:
+    lines = list(arpa_lines([["a", "b"]], 2))
+    target, link, pipe = (tmp_path / name for name in ("model.arpa", "link.arpa", "pipe"))
+    link.symlink_to(target)
+    save(lines, link)
+    assert link.is_symlink()
+    assert target.read_text() == "".join(lines)
+    os.mkfifo(pipe)
+    read: list[NGramModel] = []
+    reader = threading.Thread(target=lambda: read.append(NGramModel.from_arpa(pipe)), daemon=True)
+    reader.start()
+    save(lines, str(pipe))
+    reader.join(20)
+    assert pipe.is_fifo()
+    assert [model.score("a b") for model in read] == [NGramModel.from_arpa(target).score("a b")]
+    with pytest.raises(FileNotFoundError, match=r"absent/model\.arpa'$"):
+        save(lines, str(tmp_path / "absent" / "model.arpa"))
+    assert {path.name for path in tmp_path.iterdir()} == {"model.arpa", "link.arpa", "pipe"}
 
 
 def test_reading_takes_time_linear_in_the_file() -> None:
