@@ -20,6 +20,8 @@ from fastctc.estimate import arpa_lines
 
 __all__ = ["NGramModel", "WordScore"]
 
+# What no text has: the marks of a sentence's ends, and the words for unknown words.
+SPECIAL_WORDS = frozenset(("<s>", "</s>", "<unk>", "<UNK>"))
 _PIECE = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 

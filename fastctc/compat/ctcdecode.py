@@ -16,17 +16,16 @@ from torch import Tensor
 from fastctc import _decode
 from fastctc._decode import DecodedBatch
 from fastctc._fusion import WRITTEN_BLANKS
-from fastctc._spelling import Spelling
+from fastctc._spelling import Spelling, check_tokens
 from fastctc.decoder import CTCDecoder
 from fastctc.lexicon import Lexicon
-from fastctc.lm import NGramModel
+from fastctc.lm import SPECIAL_WORDS, NGramModel
 
 __all__ = ["CTCBeamDecoder", "DecoderState", "OnlineCTCBeamDecoder"]
 
 Results = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _SPACE = " "
-_MODEL_OWN = frozenset(("<s>", "</s>", "<unk>", "<UNK>"))
 # What a probability of 0 counts as, so that its logarithm is finite.
 _LEAST = torch.finfo(torch.float32).tiny
 
@@ -48,14 +47,14 @@ class _Decoder:
         log_probs_input: bool = False,
         is_token_based: bool = False,
     ) -> None:
-        self._labels = list(labels)
+        self._labels = check_tokens(labels, "labels")
         self._cutoff_top_n = cutoff_top_n
         self._cutoff_prob = cutoff_prob
         self._beam_width = beam_width
         self._blank_id = blank_id
         self._log_probs = bool(log_probs_input)
         self._model = NGramModel.from_arpa(model_path) if model_path else None
-        words = [w for w in self._model.words if w not in _MODEL_OWN] if self._model else []
+        words = [w for w in self._model.words if w not in SPECIAL_WORDS] if self._model else []
         self._by_label = bool(is_token_based) or all(len(word) == 1 for word in words)
         self._words: list[str] = []
         if not self._by_label:
