@@ -11,9 +11,12 @@ import argparse
 import gzip
 import math
 import os
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+
+from fastctc._checks import whole_number
 
 __all__ = ["SPACE", "arpa_lines", "characters", "main", "save"]
 
@@ -26,6 +29,7 @@ Discounts = tuple[float, float, float]
 HIGHEST_ORDER = 16
 # Where counts are too few, or too regular, to estimate discounts from.
 FALLBACK: Discounts = (0.5, 1.0, 1.5)
+_UNWRITABLE = re.compile(r"[ \t\r\n\0\ud800-\udfff]")
 _IMPOSSIBLE = -99.0  # log10 probability that the format gives to what never follows
 
 
@@ -46,9 +50,11 @@ def arpa_lines(sentences: Iterable[Sequence[str]], order: int) -> Iterator[str]:
         that for each context those of all words but ``<s>``, ``<unk>`` included, add up to 1.
 
     Raises:
+        TypeError: `order` is no int.
         ValueError: `order` is out of range, there is no sentence, or a word cannot stand in an
             ARPA file.
     """
+    order = whole_number("order", order)
     if not 1 <= order <= HIGHEST_ORDER:
         raise ValueError(f"order must be from 1 to {HIGHEST_ORDER}, not {order}")
     counts = _adjusted_counts(_raw_counts(sentences, order))
@@ -62,10 +68,10 @@ def _raw_counts(sentences: Iterable[Sequence[str]], order: int) -> list[Counter[
         if not sentence:
             continue
         for word in sentence:
-            if word in (START, END, UNKNOWN) or not word or any(c in " \t\r\n\0" for c in word):
+            if word in (START, END, UNKNOWN) or not word or _UNWRITABLE.search(word):
                 raise ValueError(
-                    f"sentence {number}: {word!r} cannot be a word: it is empty, has a blank, "
-                    "or is one of the model's own"
+                    f"sentence {number}: {word!r} cannot be a word: it is empty, has a blank or "
+                    "what UTF-8 cannot hold, or is one of the model's own"
                 )
         words = (START, *sentence, END)
         for n, counter in enumerate(counts, 1):

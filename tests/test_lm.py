@@ -340,7 +340,7 @@ def test_a_model_prefers_what_it_was_estimated_from() -> None:
     assert model.score("a b a c") > model.score("c a b a") > model.score("zzz zzz zzz zzz")
 
 
-@pytest.mark.parametrize("word", ["<s>", "</s>", "<unk>", "", "a b", "a\tb"])
+@pytest.mark.parametrize("word", ["<s>", "</s>", "<unk>", "", "a b", "a\tb", "\udc80"])
 def test_words_that_no_arpa_file_can_hold_are_refused(word: str) -> None:
     with pytest.raises(ValueError, match=r"sentence 2: .* cannot be a word"):
         arpa_lines([["a"], ["b", word]], 2)
@@ -349,6 +349,9 @@ def test_words_that_no_arpa_file_can_hold_are_refused(word: str) -> None:
 def test_estimation_refuses_what_it_cannot_do() -> None:
     with pytest.raises(ValueError, match="order must be from 1 to 16, not 0"):
         arpa_lines([["a"]], 0)
+    for order in ("2", 1.5):
+        with pytest.raises(TypeError, match=r"order must be an int, got (str|float)"):
+            NGramModel.estimate([["a"]], order)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no sentence"):
         arpa_lines([[]], 2)
 

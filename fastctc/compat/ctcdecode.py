@@ -167,9 +167,7 @@ class CTCBeamDecoder(_Decoder):
         """
         log_probs = self._log(probs)
         frames = log_probs.size(1) if log_probs.dim() == 3 else 0
-        if seq_lens is not None:
-            seq_lens = torch.as_tensor(seq_lens).clamp(max=frames)
-        decoded = self._search.decode_tensors(log_probs, seq_lens)
+        decoded = self._search.decode_tensors(log_probs, _at_most(frames, seq_lens))
         return _results(decoded, log_probs, frames)
 
 
@@ -206,9 +204,11 @@ class OnlineCTCBeamDecoder(_Decoder):
                 raise ValueError(
                     f"{name} must be {batch}, one for each utterance, not {len(given)}"
                 )
-        if seq_lens is not None:
-            seq_lens = torch.as_tensor(seq_lens).clamp(max=frames)
-        lengths = _decode.check_lengths(seq_lens, batch, frames).tolist()
+        for n, state in enumerate(states):
+            if not isinstance(state, DecoderState):
+                raise TypeError(f"states[{n}] must be a DecoderState, got {type(state).__name__}")
+            state._check_fits(self, f"states[{n}]")
+        lengths = _decode.check_lengths(_at_most(frames, seq_lens), batch, frames).tolist()
         found: list[Results | None] = []
         for state, row, length, ends in zip(states, emissions, lengths, is_eos_s, strict=True):
             state._feed(row[:length])
@@ -238,8 +238,17 @@ class DecoderState:
     """One utterance on its way through a decoder. At its end it begins another one."""
 
     def __init__(self, decoder: OnlineCTCBeamDecoder) -> None:
+        self._decoder = decoder
         self._stream = decoder._search.stream()
         self._frames: list[Tensor] = []
+
+    def _check_fits(self, decoder: OnlineCTCBeamDecoder, name: str) -> None:
+        own = self._decoder
+        if (own._labels, own._beam_width) != (decoder._labels, decoder._beam_width):
+            raise ValueError(
+                f"{name} was made for another decoder: {len(own._labels)} labels and a beam_width "
+                f"of {own._beam_width}, not these {len(decoder._labels)} and {decoder._beam_width}"
+            )
 
     def _feed(self, log_probs: Tensor) -> None:
         self._stream.feed(log_probs)
@@ -250,6 +259,16 @@ class DecoderState:
         results = _results(decoded, torch.cat(self._frames)[None], decoded.tokens.size(2))
         OnlineCTCBeamDecoder.reset_state(self)
         return results
+
+
+def _at_most(frames: int, seq_lens: Any) -> Tensor | None:
+    """Lengths, those beyond the frames cut."""
+    if seq_lens is None:
+        return None
+    try:
+        return torch.as_tensor(seq_lens).clamp(max=frames)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"seq_lens must be integers of 64 bits, got {seq_lens!r:.60}") from None
 
 
 def _as_word(label: str, model: NGramModel) -> str:
