@@ -370,6 +370,10 @@ def test_the_cuda_decoder_on_the_cpu() -> None:
     assert best.score == pytest.approx(math.log(0.9 * 0.7), abs=1e-5)
     with pytest.raises(ValueError, match="blank_skip_threshold is 2"):
         compat.cuda_ctc_decoder(TOKENS, blank_skip_threshold=2)
+    with pytest.raises(TypeError, match=r"vocab_list must be a sequence in the order .* got dict"):
+        compat.cuda_ctc_decoder({"-": 0, "a": 1})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="beam_size must be an int, got str"):
+        compat.cuda_ctc_decoder(TOKENS, beam_size="9")  # type: ignore[arg-type]
 
 
 def test_one_decoder_serves_many_threads(lexicon: str, words_arpa: str) -> None:
