@@ -47,7 +47,7 @@ def check_options(
     if on_impossible not in ("raise", "mark"):
         raise ValueError(f"on_impossible must be 'raise' or 'mark', got {on_impossible!r}")
     if type(blank) is not int:
-        blank = _checks.integer("blank", blank)
+        blank = _checks.whole_number("blank", blank)
     return AlignOptions(blank, from_logits, batch_first, on_impossible == "mark")
 
 

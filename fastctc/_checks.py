@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -145,13 +146,26 @@ def deprecated_reduction(reduction: Any) -> str:
 
 
 def integer(name: str, value: Any) -> int:
+    """As `whole_number`, with the words of `torch.nn.functional.ctc_loss`."""
+    try:
+        return whole_number(name, value)
+    except TypeError as error:
+        raise invalid_arguments(str(error)) from None
+
+
+def whole_number(name: str, value: Any) -> int:
     """An int from anything that is a whole number, but not from a bool or a float."""
     if not isinstance(value, bool):
         try:
             return operator.index(value)
         except TypeError:
             pass
-    raise invalid_arguments(f"{name} must be an int, got {type(value).__name__}")
+    raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number of Python or numpy, and no bool."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def invalid_arguments(reason: str) -> TypeError:

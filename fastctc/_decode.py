@@ -21,7 +21,7 @@ class DecodedBatch(NamedTuple):
         lm_scores: (N, nbest) float64: the part of the score that does not come from the emissions.
         starts: (N, nbest, L) int64: first frame of each label on the best path; 0 past each length.
         ends: (N, nbest, L) int64: the frame after its last one; 0 past each length.
-        confidence: (N, nbest, L) float32 in [0, 1]; 0 past each length.
+        confidence: (N, nbest, L) float32, in [0, 1] for normalised scores; 0 past each length.
     """
 
     tokens: Tensor

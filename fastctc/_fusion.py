@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from fastctc._checks import is_number
 from fastctc._spelling import BOUNDARY, PIECE_MARK, Spelling, find_boundary, flatten
 from fastctc.lexicon import Lexicon
-from fastctc.lm import NGramModel, address_of, compiled
+from fastctc.lm import SPECIAL_WORDS, NGramModel, address_of, compiled
 
 NO_MODEL, BY_TOKEN, BY_WORD = 0, 1, 2
 _UNITS = {"token": BY_TOKEN, "word": BY_WORD}
@@ -91,20 +92,16 @@ class Fusion:
         hotword_weight: float = 0.0,
         word_boundary: str | None = None,
     ) -> None:
-        _check_finite("lm_weight", lm_weight)
-        _check_finite("word_score", word_score)
-        if lm_weight < 0:
-            raise ValueError(f"lm_weight must be at least 0, not {lm_weight}")
-        if lm_unit not in (None, *_UNITS):
-            raise ValueError(f"lm_unit must be 'token' or 'word', not {lm_unit!r}")
+        check_scores(lm_weight, lm_unit, word_score, unknown_score, hotword_weight)
         self.tokens = list(tokens)
-        boundary = find_boundary(self.tokens, word_boundary)
+        boundary = find_boundary(self.tokens, blank, word_boundary)
         spelling = Spelling(self.tokens, blank, boundary, lexicon)
         if not boundary:
             _refuse_words(lexicon, word_score)
-        if lm_weight == 0:
+        left_out = lm is not None and lm_weight == 0
+        if left_out:
             lm = None
-        unit = NO_MODEL if lm is None else self._unit(lm, lm_unit, boundary)
+        unit = NO_MODEL if lm is None else self._unit(lm, lm_unit, boundary, blank)
 
         self._ngram = lm._table if lm is not None else b""
         self._lexicon = self._make_lexicon(spelling, lexicon, lm if unit == BY_WORD else None)
@@ -117,17 +114,20 @@ class Fusion:
         self._has_boundary = any(None in symbols for symbols in self._spelled)
         if unknown_score is None:
             unknown_score = 0.0 if lexicon is None else -math.inf
-        elif not unknown_score < math.inf:
-            raise ValueError(f"unknown_score must be a number below infinity, not {unknown_score}")
         elif not self._lexicon:
-            raise ValueError("unknown_score needs a lexicon, or an n-gram model of words")
-        self._scores = (unit, lm_weight if lm else 0.0, word_score, unknown_score)
+            if not left_out:
+                raise ValueError("unknown_score needs a lexicon, or an n-gram model of words")
+            unknown_score = 0.0
+        weight = float(lm_weight) if lm else 0.0
+        self._scores = (unit, weight, float(word_score), float(unknown_score))
         self._set_view()
 
-    def _unit(self, lm: NGramModel, asked: str | None, boundary: str) -> int:
+    def _unit(self, lm: NGramModel, asked: str | None, boundary: str, blank: int) -> int:
         if asked is None:
-            known = sum(_written(token, boundary, lm) is not None for token in set(self.tokens))
-            unit = BY_TOKEN if 2 * known > len(lm.words) - 3 else BY_WORD
+            tokens = {token for index, token in enumerate(self.tokens) if index != blank}
+            known = sum(_written(t, boundary, lm) is not None for t in tokens - SPECIAL_WORDS)
+            words = sum(word not in SPECIAL_WORDS for word in lm.words)
+            unit = BY_TOKEN if 2 * known > words else BY_WORD
         else:
             unit = _UNITS[asked]
         if unit == BY_WORD and not boundary:
@@ -146,15 +146,15 @@ class Fusion:
             symbols, first, spelled = spelling.lexicon(lexicon)
         elif lm is not None:
             self.words = lm.words
-            special = {"<s>", "</s>", lm.words[lm._unknown]}
-            symbols, first, spelled = spelling.letters_of(
-                ["\0" if word in special else word for word in lm.words]
-            )
-            if not spelled:
+            written = [i for i, word in enumerate(lm.words) if word not in SPECIAL_WORDS]
+            symbols, first, found = spelling.letters_of([lm.words[i] for i in written])
+            if not found:
+                one = f"; one is {lm.words[written[-1]]!r}" if written else ""
                 raise ValueError(
-                    f"none of the {len(lm.words)} words of the n-gram model can be spelled with "
-                    f"the tokens; one is {lm.words[-1]!r}. A model of tokens is lm_unit='token'"
+                    f"none of the {len(written)} words of the n-gram model can be spelled with "
+                    f"the tokens{one}. A model of tokens is lm_unit='token'"
                 )
+            spelled = [written[i] for i in found]
         else:
             self.words = []
             return b""
@@ -241,9 +241,13 @@ class Fusion:
         """Words as they are spelled."""
         if not self._has_boundary:
             return []
-        symbols = [symbol for token in tokens for symbol in self._spelled[token]]
-        text = "".join("\0" if symbol is None else symbol for symbol in symbols)
-        return [word for word in text.split("\0") if word]
+        words: list[list[str]] = [[]]
+        for symbol in (symbol for token in tokens for symbol in self._spelled[token]):
+            if symbol is None:
+                words.append([])
+            else:
+                words[-1].append(symbol)
+        return ["".join(word) for word in words if word]
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -256,10 +260,34 @@ class Fusion:
         self._set_view()
 
 
+def check_scores(
+    lm_weight: Any, lm_unit: Any, word_score: Any, unknown_score: Any, hotword_weight: Any
+) -> None:
+    """Check the options of `Fusion` that say how much things count.
+
+    Raises:
+        TypeError: one is no number.
+        ValueError: one is out of range, or there is no such unit.
+    """
+    _check_finite("lm_weight", lm_weight)
+    _check_finite("word_score", word_score)
+    _check_finite("hotword_weight", hotword_weight)
+    if lm_weight < 0:
+        raise ValueError(f"lm_weight must be at least 0, not {lm_weight}")
+    if lm_unit not in (None, *_UNITS):
+        raise ValueError(f"lm_unit must be 'token' or 'word', not {lm_unit!r}")
+    if unknown_score is None:
+        return
+    if not is_number(unknown_score):
+        raise TypeError(f"unknown_score must be a number or None, not {unknown_score!r:.60}")
+    if not unknown_score < math.inf:
+        raise ValueError(f"unknown_score must be a number below infinity, not {unknown_score}")
+
+
 def _check_finite(name: str, value: Any) -> None:
-    if not isinstance(value, (int, float, np.number)):
+    if not is_number(value):
         raise TypeError(f"{name} must be a number, not {value!r:.60}")
-    if not math.isfinite(value):
+    if not abs(value) < math.inf:
         raise ValueError(f"{name} must be a finite number, not {value}")
     if abs(value) > _LARGEST:
         raise ValueError(f"{name} is {value}: it must be from {-_LARGEST:g} to {_LARGEST:g}")
@@ -288,8 +316,9 @@ def _make_hotwords(
 ) -> bytes:
     if hotwords is None:
         return b""
-    if isinstance(hotwords, str):
-        raise TypeError("hotwords must be a collection of phrases, not one text")
+    if isinstance(hotwords, (str, bytes)) or not isinstance(hotwords, Iterable):
+        got = "one text" if isinstance(hotwords, str) else type(hotwords).__name__
+        raise TypeError(f"hotwords must be a collection of phrases, not {got}")
     bonuses = dict(hotwords) if isinstance(hotwords, Mapping) else dict.fromkeys(hotwords, weight)
     spelled, worth = [], []
     for phrase, bonus in bonuses.items():

@@ -7,8 +7,9 @@ boundary between words.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +27,36 @@ _BOUNDARIES = ("|", " ", "<space>")
 _SPECIAL = re.compile(r"<[^<>\s]+>")
 
 
-def find_boundary(tokens: Sequence[str], asked: str | None) -> str:
+def check_tokens(tokens: Any, name: str = "tokens") -> list[str]:
+    """The text of each class, as a list.
+
+    Raises:
+        TypeError: they are no texts, or in no order.
+        ValueError: there is none.
+    """
+    if isinstance(tokens, (Mapping, set, frozenset)) or not isinstance(tokens, Iterable):
+        raise TypeError(
+            f"{name} must be a sequence in the order of the classes, got {type(tokens).__name__}"
+        )
+    listed = list(tokens)
+    if not listed:
+        raise ValueError(f"{name} is empty: at least one class (the blank) is needed")
+    for index, token in enumerate(listed):
+        if not isinstance(token, str):
+            raise TypeError(f"{name}[{index}] must be a str, got {type(token).__name__}")
+    return listed
+
+
+def find_boundary(tokens: Sequence[str], blank: int, asked: str | None) -> str:
     """What stands between words: as asked for, or one of the usual ones; "" where words have none.
 
     Raises:
-        ValueError: no token has what was asked for.
+        TypeError: what was asked for is no text.
+        ValueError: no token but the blank has it.
     """
+    if asked is not None and not isinstance(asked, str):
+        raise TypeError(f"word_boundary must be a str or None, got {type(asked).__name__}")
+    tokens = [token for index, token in enumerate(tokens) if index != blank]
     if asked is None:
         if any(token.startswith(PIECE_MARK) for token in tokens):
             return PIECE_MARK
@@ -39,7 +64,7 @@ def find_boundary(tokens: Sequence[str], asked: str | None) -> str:
     if asked and not any(
         token == asked or (len(asked) == 1 and asked in token) for token in tokens
     ):
-        raise ValueError(f"word_boundary is {asked!r}, which is in no token")
+        raise ValueError(f"word_boundary is {asked!r}, which is in no token beside the blank")
     return asked
 
 
@@ -147,7 +172,7 @@ class Spelling:
         """As `lexicon`, of words by their letters, without those that have a letter of no token."""
         codes = np.array([ord(name) if len(name) == 1 else 0 for name in self.names], np.uint32)
         order = np.argsort(codes, kind="stable")
-        text = np.frombuffer("".join(words).encode("utf-32-le"), np.uint32)
+        text = np.frombuffer("".join(words).encode("utf-32-le", "surrogatepass"), np.uint32)
         found = np.searchsorted(codes, text, sorter=order).clip(max=len(codes) - 1)
         symbols = np.where(codes[order][found] == text, order[found], -1).astype(np.int32)
         lengths = np.fromiter(map(len, words), np.int64, len(words))

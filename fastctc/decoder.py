@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,10 +13,10 @@ import torch
 from torch import Tensor
 
 from fastctc import _decode, _decode_cuda
-from fastctc._checks import DTYPE_CODES
+from fastctc._checks import DTYPE_CODES, is_number, whole_number
 from fastctc._decode import DecodedBatch
-from fastctc._fusion import Fusion
-from fastctc._spelling import find_boundary
+from fastctc._fusion import Fusion, check_scores
+from fastctc._spelling import check_tokens, find_boundary
 from fastctc.lexicon import Lexicon
 from fastctc.lm import NGramModel
 
@@ -81,8 +80,7 @@ def greedy_decode(
         lengths = lengths.to(emissions.device)
     else:
         lengths = _decode_cuda.check_lengths(backend, lengths, emissions)
-    if not 0 <= blank < emissions.size(-1):
-        raise ValueError(f"blank is {blank}: it must be from 0 to {emissions.size(-1) - 1}")
+    blank = _check_integer("blank", blank, 0, emissions.size(-1) - 1)
     if emissions.size(1) == 0:
         out = _decode.empty_batch(emissions.size(0), 1, 0, blank)
         out.scores.zero_()
@@ -125,9 +123,9 @@ class CTCDecoder:
             forbids them. None: -inf with a lexicon, else 0.
         hotwords: phrases, each worth `hotword_weight`, or what a mapping says.
         hotword_weight: natural-log bonus of each occurrence of a hotword.
-        word_boundary: what stands between words in `tokens`. None: the first of a space, "|",
-            U+2581 (as a token, or as the beginning of tokens) and "<space>" among them; "":
-            nothing does.
+        word_boundary: what stands between words in `tokens`. None: U+2581 where a token begins
+            with it, else the first of "|", a space and "<space>" among them; "": nothing does. The
+            blank never does.
         timesteps: fill in `Hypothesis.timesteps`.
         confidence: fill in `Hypothesis.confidence`; needs `timesteps`.
 
@@ -160,11 +158,8 @@ class CTCDecoder:
         timesteps: bool = True,
         confidence: bool = True,
     ) -> None:
-        self.tokens = list(tokens)
+        self.tokens = check_tokens(tokens)
         classes = len(self.tokens)
-        for index, token in enumerate(self.tokens):
-            if not isinstance(token, str):
-                raise TypeError(f"tokens[{index}] must be a str, got {type(token).__name__}")
         blank = _check_integer("blank", blank, 0, classes - 1)
         beam_size = _check_integer("beam_size", beam_size, 1, 2**16)
         nbest = _check_integer("nbest", nbest, 1, beam_size)
@@ -176,23 +171,28 @@ class CTCDecoder:
                 f"beam_size is {beam_size} and {looked_at} classes are looked at (top_k limits "
                 "them): their product must be below 2^31"
             )
-        _check_number("beam_threshold", beam_threshold, 0, math.inf)
-        _check_number("top_p", top_p, 0, 1)
-        _check_number("blank_skip_threshold", blank_skip_threshold, 0, 1)
+        check_scores(lm_weight, lm_unit, word_score, unknown_score, hotword_weight)
         if confidence and not timesteps:
             raise ValueError("confidence=True needs timesteps=True")
         self.blank = blank
         self.beam_size = beam_size
         self.nbest = nbest
-        self.beam_threshold = beam_threshold
+        self.beam_threshold = _check_number("beam_threshold", beam_threshold, 0, math.inf)
         self.top_k = top_k
-        self.top_p = top_p
-        self.blank_skip_threshold = blank_skip_threshold
+        self.top_p = _check_number("top_p", top_p, 0, 1)
+        self.blank_skip_threshold = _check_number(
+            "blank_skip_threshold", blank_skip_threshold, 0, 1
+        )
         self.timesteps = timesteps
         self.confidence = confidence
-        self.word_boundary = find_boundary(self.tokens, word_boundary)
+        self.word_boundary = find_boundary(self.tokens, blank, word_boundary)
         if isinstance(lm, (str, os.PathLike)):
             lm = NGramModel.from_arpa(lm)
+        elif lm is not None and not isinstance(lm, NGramModel):
+            raise TypeError(
+                "lm must be an NGramModel, the path of an ARPA file or None, got "
+                f"{type(lm).__name__}"
+            )
         if isinstance(lexicon, (str, os.PathLike)):
             lexicon = Lexicon.from_file(lexicon)
         elif lexicon is not None and not isinstance(lexicon, Lexicon):
@@ -346,11 +346,15 @@ class CTCDecoder:
     def greedy(
         self, emissions: Tensor, lengths: Any = None, *, from_logits: bool = False
     ) -> list[Hypothesis]:
-        """The hypothesis of each utterance's best path: see `greedy_decode`."""
+        """The hypothesis of each utterance's best path: see `greedy_decode`.
+
+        It is empty, with a score of -inf, where a frame has no finite score.
+        """
         emissions = _decode.check_emissions(emissions, (3,), len(self.tokens))
         decoded = greedy_decode(emissions, lengths, blank=self.blank, from_logits=from_logits)
         decoded = _decode.as_wide_as_the_longest(decoded)
-        return [found[0] for found in self.hypotheses(decoded)]
+        nothing = Hypothesis([], "", [], -math.inf, 0.0, [], [])
+        return [found[0] if found else nothing for found in self.hypotheses(decoded)]
 
     def stream(self, *, from_logits: bool = False) -> CTCStream:
         """A search that takes one utterance piece by piece."""
@@ -372,6 +376,7 @@ class CTCStream:
         self._dtype: torch.dtype | None = None
         self._search: Any = None
         self._kept: list[Tensor] = []
+        self._failure = ""
         self.frames = 0
 
     def feed(self, emissions: Tensor) -> None:
@@ -382,24 +387,31 @@ class CTCStream:
 
         Raises:
             TypeError: the dtype is not served, or not that of the frames before.
-            ValueError: the shape does not fit.
+            ValueError: the shape does not fit; or what `CTCDecoder.decode_tensors` says of bonuses,
+                and then the stream is of no use until `reset`.
+            RuntimeError: the stream is of no use.
         """
         decoder = self._decoder
         emissions = _decode.check_emissions(emissions, (2,), len(decoder.tokens))
         emissions = _decode.with_adjacent_classes(emissions)
         with self._lock:
-            if self._dtype is None:
-                self._dtype = emissions.dtype
+            self._refuse_after_failure()
+            if self._search is None:
                 self._search = _decode.native().BeamSearch(
                     decoder._options[self._from_logits], DTYPE_CODES[emissions.dtype]
                 )
+                self._dtype = emissions.dtype
             elif emissions.dtype is not self._dtype:
                 raise TypeError(
                     f"emissions must be {self._dtype} like the frames before, got {emissions.dtype}"
                 )
+            try:
+                self._search.advance(emissions.data_ptr(), emissions.stride(0), emissions.size(0))
+            except Exception as error:
+                self._failure = str(error)
+                raise
             if decoder.timesteps:
                 self._kept.append(emissions.clone(memory_format=torch.contiguous_format))
-            self._search.advance(emissions.data_ptr(), emissions.stride(0), emissions.size(0))
             self.frames += emissions.size(0)
 
     def hypotheses(self) -> list[Hypothesis]:
@@ -410,6 +422,7 @@ class CTCStream:
         """The same as padded tensors, on the host: a batch of one utterance."""
         decoder = self._decoder
         with self._lock:
+            self._refuse_after_failure()
             if self._search is None:
                 nothing = torch.empty((1, 0, len(decoder.tokens)), device="cpu")
                 return decoder.decode_tensors(nothing, from_logits=self._from_logits)
@@ -420,27 +433,30 @@ class CTCStream:
             return _decode.to_tensors(found, 1, decoder.nbest, decoder.blank)
 
     def reset(self) -> None:
-        """Forget what was fed: the next frames begin another utterance."""
+        """Forget what was fed: the next frames begin another utterance, of any dtype."""
         with self._lock:
+            self._dtype = self._search = None
             self._kept = []
+            self._failure = ""
             self.frames = 0
-            if self._search is not None:
-                self._search.restart()
+
+    def _refuse_after_failure(self) -> None:
+        if self._failure:
+            raise RuntimeError(f"the stream failed, and only reset() helps it: {self._failure}")
 
 
 def _check_integer(name: str, value: Any, least: int, most: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    number = operator.index(value)
+    number = whole_number(name, value)
     if not least <= number <= most:
         raise ValueError(f"{name} is {number}: it must be from {least} to {most}")
     return number
 
 
-def _check_number(name: str, value: Any, above: float, most: float) -> None:
+def _check_number(name: str, value: Any, above: float, most: float) -> float | None:
     if value is None:
-        return
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    if not is_number(value):
         raise TypeError(f"{name} must be a number or None, got {type(value).__name__}")
     if not above < value <= most:
         raise ValueError(f"{name} is {value}: it must be above {above:g} and at most {most:g}")
+    return float(value)

@@ -11,9 +11,12 @@ import argparse
 import gzip
 import math
 import os
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+
+from fastctc._checks import whole_number
 
 __all__ = ["SPACE", "arpa_lines", "characters", "main", "save"]
 
@@ -26,6 +29,7 @@ Discounts = tuple[float, float, float]
 HIGHEST_ORDER = 16
 # Where counts are too few, or too regular, to estimate discounts from.
 FALLBACK: Discounts = (0.5, 1.0, 1.5)
+_UNWRITABLE = re.compile(r"[ \t\r\n\0\ud800-\udfff]")
 _IMPOSSIBLE = -99.0  # log10 probability that the format gives to what never follows
 
 
@@ -46,9 +50,11 @@ def arpa_lines(sentences: Iterable[Sequence[str]], order: int) -> Iterator[str]:
         that for each context those of all words but ``<s>``, ``<unk>`` included, add up to 1.
 
     Raises:
+        TypeError: `order` is no int.
         ValueError: `order` is out of range, there is no sentence, or a word cannot stand in an
             ARPA file.
     """
+    order = whole_number("order", order)
     if not 1 <= order <= HIGHEST_ORDER:
         raise ValueError(f"order must be from 1 to {HIGHEST_ORDER}, not {order}")
     counts = _adjusted_counts(_raw_counts(sentences, order))
@@ -62,10 +68,10 @@ def _raw_counts(sentences: Iterable[Sequence[str]], order: int) -> list[Counter[
         if not sentence:
             continue
         for word in sentence:
-            if word in (START, END, UNKNOWN) or not word or any(c in " \t\r\n\0" for c in word):
+            if word in (START, END, UNKNOWN) or not word or _UNWRITABLE.search(word):
                 raise ValueError(
-                    f"sentence {number}: {word!r} cannot be a word: it is empty, has a blank, "
-                    "or is one of the model's own"
+                    f"sentence {number}: {word!r} cannot be a word: it is empty, has a blank or "
+                    "what UTF-8 cannot hold, or is one of the model's own"
                 )
         words = (START, *sentence, END)
         for n, counter in enumerate(counts, 1):
@@ -184,14 +190,28 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-def save(lines: Iterable[str], path: str) -> None:
-    """Write all of an ARPA file or nothing; .gz compresses it."""
-    partial = f"{path}.partial"
-    opener = gzip.open if path.endswith(".gz") else open
+def save(lines: Iterable[str], path: str | os.PathLike[str]) -> None:
+    """Write all of an ARPA file or nothing; .gz compresses it.
+
+    A link is followed, and what is no regular file, a pipe or a device, is written to as it is.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    name = os.fspath(path)
+    whole = os.path.isfile(name) or not os.path.exists(name)
+    target = os.path.realpath(name) if whole else name
+    partial = f"{target}.partial" if whole else name
+    opener = gzip.open if name.endswith(".gz") else open
     try:
         with opener(partial, "wt", encoding="utf-8") as file:
             file.writelines(lines)
-        os.replace(partial, path)
+        if whole:
+            os.replace(partial, target)
+    except OSError as error:
+        if error.filename != partial:
+            raise
+        raise OSError(error.errno, error.strerror, name) from None
     finally:
-        if os.path.exists(partial):
+        if whole and os.path.exists(partial):
             os.remove(partial)

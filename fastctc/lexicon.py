@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 __all__ = ["Lexicon"]
 
@@ -15,9 +16,9 @@ class Lexicon:
 
     Args:
         words: words that are spelled by their letters; or a mapping from each word to its
-            spelling or the list of its spellings. A spelling is a text of tokens with blanks
-            between, or a sequence of tokens. The boundary between words need not be spelled;
-            at either end of a spelling it is ignored.
+            spelling, a text of tokens with blanks between, or to the list of its spellings. A list
+            is always one of spellings, each such a text or a sequence of tokens. The boundary
+            between words need not be spelled; at either end of a spelling it is ignored.
 
     Attributes:
         words: each word once, in the order given.
@@ -25,6 +26,7 @@ class Lexicon:
             words are spelled by their letters.
 
     Raises:
+        TypeError: words or spellings are no texts.
         ValueError: there is no word, a word is empty or has a blank in it, or has no spelling.
     """
 
@@ -32,12 +34,17 @@ class Lexicon:
     spellings: list[tuple[int, tuple[str, ...]]] | None
 
     def __init__(self, words: Iterable[str] | Mapping[str, str | Sequence[Spelling]]) -> None:
-        if isinstance(words, str):
-            raise TypeError("words must be a mapping or a collection of words, not one text")
+        if isinstance(words, (str, bytes)) or not isinstance(words, Iterable):
+            got = "one text" if isinstance(words, str) else type(words).__name__
+            raise TypeError(
+                f"the lexicon's words must be a mapping or a collection of words, not {got}"
+            )
         self.words = list(dict.fromkeys(words))
         if not self.words:
             raise ValueError("a lexicon needs at least one word")
         for word in self.words:
+            if not isinstance(word, str):
+                raise TypeError(f"the lexicon's words must be texts, got {type(word).__name__}")
             if not word or word.split() != [word]:
                 raise ValueError(f"{word!r} is no word: it is empty or has a blank in it")
         self.spellings = None
@@ -93,8 +100,19 @@ class Lexicon:
 
 
 def _spellings(word: str, given: str | Sequence[Spelling]) -> list[tuple[str, ...]]:
-    spellings = [given] if isinstance(given, str) else list(given)
-    split = [tuple(s.split()) if isinstance(s, str) else tuple(s) for s in spellings]
+    spellings = [given] if isinstance(given, str) else _listed(word, given)
+    split = [tuple(s.split() if isinstance(s, str) else _listed(word, s)) for s in spellings]
+    if not all(isinstance(token, str) for spelling in split for token in spelling):
+        raise TypeError(f"the lexicon spells {word!r} with what is no text")
     if not split or not all(split):
         raise ValueError(f"the lexicon has an empty spelling, or none, for {word!r}")
     return split
+
+
+def _listed(word: str, given: Any) -> list[Any]:
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        raise TypeError(
+            f"the lexicon's spelling of {word!r} must be a text or a list of spellings, got "
+            f"{type(given).__name__}"
+        )
+    return list(given)

@@ -9,8 +9,9 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BufferedReader
 from types import ModuleType
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from fastctc.estimate import arpa_lines
 
 __all__ = ["NGramModel", "WordScore"]
 
+# What no text has: the marks of a sentence's ends, and the words for unknown words.
+SPECIAL_WORDS = frozenset(("<s>", "</s>", "<unk>", "<UNK>"))
 _PIECE = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -168,11 +171,9 @@ class NGramModel:
         return f"<NGramModel of order {self.order}: {listed}>"
 
 
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
+def _pieces(file: BufferedReader) -> Iterator[bytes]:
     """The file's text, decompressed, a piece at a time."""
-    magic = file.read(2)
-    file.seek(0)
-    if magic != _GZIP_MAGIC:
+    if file.peek(2)[:2] != _GZIP_MAGIC:  # without a seek, which pipes cannot do
         while piece := file.read(_PIECE):
             yield piece
         return

@@ -307,6 +307,7 @@ def test_logits_without_a_softmax_are_a_fault(cpu_target: str, value: float) -> 
         ({"target_lengths": torch.tensor([1.0])}, TypeError, "integers, got torch.float32"),
         ({"blank": 5}, ValueError, "blank is 5, which must be at least 0 and below the 5"),
         ({"blank": 1.5}, TypeError, "blank must be an int, got float"),
+        ({"blank": True}, TypeError, "^blank must be an int, got bool"),
         ({"from_logits": 1}, TypeError, "from_logits must be a bool, got int"),
         ({"on_impossible": "skip"}, ValueError, "must be 'raise' or 'mark', got 'skip'"),
         ({"log_probs": torch.zeros(5)}, ValueError, r"2-D or 3-D, got a shape of \(5,\)"),

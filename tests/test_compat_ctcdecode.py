@@ -268,3 +268,20 @@ def test_mistakes_get_a_sentence(words_arpa: str, tmp_path: Path) -> None:
     online = OnlineCTCBeamDecoder(LABELS)
     with pytest.raises(ValueError, match="states must be 2"):
         online.decode(torch.ones(2, 2, 4), [DecoderState(online)], [True, True])
+    with pytest.raises(TypeError, match="labels must be a sequence in the order of the classes"):
+        CTCBeamDecoder({"_": 0, "a": 1})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="seq_lens must be integers of 64 bits, got"):
+        CTCBeamDecoder(LABELS).decode(torch.ones(1, 2, 4), ["a"])
+
+
+def test_an_online_mistake_changes_no_state() -> None:
+    online = OnlineCTCBeamDecoder(LABELS, beam_width=3)
+    state, other = DecoderState(online), DecoderState(OnlineCTCBeamDecoder(LABELS, beam_width=5))
+    probs = torch.ones(2, 2, 4)
+    with pytest.raises(ValueError, match=r"states\[1\] was made for another .* beam_width of 5"):
+        online.decode(probs, [state, other], [True, True])
+    with pytest.raises(TypeError, match=r"states\[1\] must be a DecoderState, got NoneType"):
+        online.decode(probs, [state, None], [True, True])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="seq_lens must be integers of 64 bits, got"):
+        online.decode(probs, [state, DecoderState(online)], [True, True], ["a", "b"])
+    assert state._stream.frames == other._stream.frames == 0

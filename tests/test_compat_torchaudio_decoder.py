@@ -370,6 +370,10 @@ def test_the_cuda_decoder_on_the_cpu() -> None:
     assert best.score == pytest.approx(math.log(0.9 * 0.7), abs=1e-5)
     with pytest.raises(ValueError, match="blank_skip_threshold is 2"):
         compat.cuda_ctc_decoder(TOKENS, blank_skip_threshold=2)
+    with pytest.raises(TypeError, match=r"vocab_list must be a sequence in the order .* got dict"):
+        compat.cuda_ctc_decoder({"-": 0, "a": 1})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="beam_size must be an int, got str"):
+        compat.cuda_ctc_decoder(TOKENS, beam_size="9")  # type: ignore[arg-type]
 
 
 def test_one_decoder_serves_many_threads(lexicon: str, words_arpa: str) -> None:
@@ -398,6 +402,15 @@ def test_mistakes_get_a_sentence(tmp_path: Path, lexicon: str, words_arpa: str) 
         ctc_decoder(None, ["-", "|", "a", "a"])
     with pytest.raises(ValueError, match="nbest is 0: it must be at least 1"):
         ctc_decoder(lexicon, TOKENS, nbest=0)
+    with pytest.raises(TypeError, match="nbest must be an int, got str"):
+        ctc_decoder(None, TOKENS, nbest="3")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="unk_score must be a number, got str"):
+        ctc_decoder(lexicon, TOKENS, unk_score="3")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"tokens\[0\] must be a str, got int"):
+        ctc_decoder(None, [1, 2])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="sil_token is '-', which is the blank: with a lexicon"):
+        ctc_decoder(lexicon, TOKENS, sil_token="-")
+    assert ctc_decoder(None, TOKENS, sil_token="-")(torch.zeros(1, 2, 4))
     with pytest.raises(TypeError, match="lm must be a path, a CTCDecoderLM or None, not int"):
         ctc_decoder(None, TOKENS, 3)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match=r"fastctc downloads nothing.*librispeech"):

@@ -230,11 +230,40 @@ def test_greedy_decoding_equals_its_definition(blank: int) -> None:
         ({"beam_threshold": math.nan}, ValueError, "beam_threshold is nan"),
         ({"timesteps": False}, ValueError, "confidence=True needs timesteps=True"),
         ({"blank": True}, TypeError, "blank must be an int, got bool"),
+        ({"top_p": True}, TypeError, "top_p must be a number or None, got bool"),
     ],
 )
 def test_bad_settings_are_named(options: dict[str, Any], error: type, words: str) -> None:
     with pytest.raises(error, match=words):
         CTCDecoder(LETTERS, **options)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "error", "words"),
+    [
+        ({"_": 0, "a": 1}, TypeError, "tokens must be a sequence in the order .* got dict"),
+        ({"_", "a"}, TypeError, "tokens must be a sequence in the order .* got set"),
+        (None, TypeError, "tokens must be a sequence in the order .* got NoneType"),
+        ([], ValueError, "tokens is empty: at least one class"),
+        (["_", 1], TypeError, r"tokens\[1\] must be a str, got int"),
+    ],
+)
+def test_bad_tokens_are_named(tokens: Any, error: type, words: str) -> None:
+    with pytest.raises(error, match=words):
+        CTCDecoder(tokens)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    decoder = CTCDecoder(LETTERS, top_p=np.float32(0.5), beam_threshold=np.int64(9))
+    same = CTCDecoder(LETTERS, top_p=0.5, beam_threshold=9)
+    emissions = random_emissions(2, 9, 5)
+    assert decoder(emissions) == same(emissions)
+
+
+@pytest.mark.parametrize("blank", [1.5, True])
+def test_the_blank_of_greedy_decoding_is_an_int(blank: Any) -> None:
+    with pytest.raises(TypeError, match="blank must be an int, got"):
+        greedy_decode(random_emissions(1, 4, 5), blank=blank)
 
 
 @pytest.mark.parametrize(
@@ -276,6 +305,26 @@ def test_a_stream_keeps_to_one_dtype() -> None:
     stream.feed(torch.zeros(2, 5))
     with pytest.raises(TypeError, match="float32 like the frames before"):
         stream.feed(torch.zeros(2, 5, dtype=torch.float64))
+
+
+def test_a_stream_that_failed_says_so_until_it_is_reset() -> None:
+    stream = CTCDecoder(LETTERS, hotwords=["ab"], hotword_weight=1000).stream()
+    with pytest.raises(ValueError, match="it must be at most 80"):
+        stream.feed(random_emissions(4, 5))
+    with pytest.raises(RuntimeError, match=r"the stream failed, and only reset\(\) .* 500 nats"):
+        stream.hypotheses()
+    stream.reset()
+    assert stream.hypotheses() == [Hypothesis([], "", [], 0.0, 0.0, [], [])]
+    stream.feed(random_emissions(4, 5).double())  # of float64, which has room for the bonus
+    assert stream.frames == 4
+
+
+def test_greedy_without_a_finite_score_is_empty() -> None:
+    emissions = random_emissions(2, 4, 5)
+    emissions[0, 2] = -math.inf
+    none, some = CTCDecoder(LETTERS).greedy(emissions)
+    assert none == Hypothesis([], "", [], -math.inf, 0.0, [], [])
+    assert some.score > -math.inf
 
 
 def test_the_trie_has_no_limit_of_its_own() -> None:

@@ -193,8 +193,8 @@ def test_a_bonus_that_the_sums_cannot_hold_is_refused(
     with pytest.raises(ValueError, match=f"add {limit + 20} nats .* must be at most {most}"):
         excessive(emissions)
     stream = excessive.stream()
-    for _ in range(2):
-        with pytest.raises(ValueError, match="nats to a score by one token"):
+    for error in (ValueError, RuntimeError):
+        with pytest.raises(error, match="nats to a score by one token"):
             stream.feed(emissions[0])
     assert decoder(8, hotwords=["c"], hotword_weight=-1000.0)(emissions)[0]
 
@@ -263,3 +263,44 @@ def test_what_cannot_be_is_said() -> None:
         decoder(4, hotwords=[None])
     with pytest.raises(TypeError, match="word_score must be a number, not 'x'"):
         decoder(4, word_score="x")
+    for lm in (3, b"x"):
+        with pytest.raises(TypeError, match="lm must be an NGramModel, the path of an ARPA file"):
+            decoder(4, lm=lm)
+    with pytest.raises(TypeError, match=r"the lexicon's words must be .* not int"):
+        decoder(4, lexicon=5)
+    with pytest.raises(TypeError, match="word_boundary must be a str or None, got int"):
+        decoder(4, word_boundary=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"lm_weight": math.nan}, ValueError, "lm_weight must be a finite number, not nan"),
+        ({"lm_weight": -1}, ValueError, "lm_weight must be at least 0, not -1"),
+        ({"lm_weight": True}, TypeError, "lm_weight must be a number, not True"),
+        ({"lm_unit": "letter"}, ValueError, "lm_unit must be 'token' or 'word', not 'letter'"),
+        ({"unknown_score": math.nan}, ValueError, "unknown_score must be a number below infinity"),
+        ({"unknown_score": "x"}, TypeError, "unknown_score must be a number or None, not 'x'"),
+        ({"hotword_weight": math.inf}, ValueError, "hotword_weight must be a finite number"),
+    ],
+)
+def test_weights_are_checked_without_what_they_are_for(
+    options: dict[str, Any], error: type, words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        decoder(4, **options)
+
+
+def test_a_model_of_weight_zero_may_have_an_unknown_score() -> None:
+    emissions = torch.from_numpy(cases.random_log_probs(np.random.default_rng(3), 9, 6))[None]
+    words = {**OPTIONS["words"], "lm_weight": 0, "word_score": 0.0}
+    assert decoder(4, **words)(emissions) == decoder(4)(emissions)
+
+
+def test_the_blank_is_no_boundary() -> None:
+    search = CTCDecoder(["|", "a", "b", " "], lexicon=["ab"], nbest=3)
+    emissions = torch.from_numpy(cases.random_log_probs(np.random.default_rng(4), 9, 4))[None]
+    assert search.word_boundary == " "
+    assert {word for found in search(emissions)[0] for word in found.words} == {"ab"}
+    with pytest.raises(ValueError, match=r"word_boundary is '\|', which is in no token beside"):
+        CTCDecoder(["|", "a", "b", " "], word_boundary="|")

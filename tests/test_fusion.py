@@ -283,6 +283,21 @@ def test_the_unit_of_a_model_is_seen_from_its_words(blank: str) -> None:
     )
 
 
+def test_special_words_and_the_blank_say_nothing_of_the_unit() -> None:
+    lm = NGramModel.estimate([["a", "cab", "abc"]], 2)
+    fusion = Fusion(["<unk>", "<s>", "</s>", " ", "a", "b", "c"], lm=lm)
+    words = fusion.trace([6, 4, 5]).words
+    assert [(word.text, word.known) for word in words] == [("cab", True)]
+    blank = Fusion(["cab", " ", "a", "b", "c"], lm=lm)
+    assert [word.known for word in blank.trace([4, 2, 3]).words] == [True]
+
+
+def test_a_token_that_is_nul_is_a_letter() -> None:
+    fusion = Fusion(["-", "|", "\0", "a"], lexicon=Lexicon({"x": [["a", "\0"]]}), unknown_score=-1)
+    words = fusion.trace([3, 2, 1, 2, 3]).words
+    assert [(word.text, word.known) for word in words] == [("x", True), ("\0a", False)]
+
+
 def test_weight_zero_is_no_model() -> None:
     assert Fusion(TOKENS, lm=model(WORD_ARPA), lm_weight=0).trace(ids("ab c")).total == 0
 
@@ -371,7 +386,7 @@ PLAIN = ["-", "a", "b"]
         (PLAIN, {"lexicon": Lexicon(["a"])}, "lexicon needs a token that is a boundary"),
         (PLAIN, {"word_score": 1.0}, "word_score needs a token that is a boundary"),
         (PLAIN, {"lm": model(WORD_ARPA), "lm_unit": "word"}, "model of words needs a token"),
-        (["-", " ", "x"], {"lm": model(WORD_ARPA)}, r"none of the \d+ words of the n-gram model"),
+        (["-", " ", "x"], {"lm": model(WORD_ARPA)}, r"none of the 6 words .* one is '[abc]+'\."),
         (["-", "x"], {"lm": model(WORD_ARPA), "lm_unit": "token"}, "none of the tokens is a word"),
     ],
 )
@@ -387,6 +402,24 @@ def test_one_text_is_not_a_collection() -> None:
         Fusion(TOKENS, hotwords="ab")
     with pytest.raises(TypeError, match="words must be a mapping or a collection"):
         Lexicon("ab")
+    with pytest.raises(TypeError, match="hotwords must be a collection of phrases, not int"):
+        Fusion(TOKENS, hotwords=5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (5, "words must be a mapping or a collection of words, not int"),
+        (b"ab", "words must be a mapping or a collection of words, not bytes"),
+        ([5], "words must be texts, got int"),
+        ({"a": None}, "spelling of 'a' must be a text or a list of spellings, got NoneType"),
+        ({"a": [b"ab"]}, "spelling of 'a' must be a text or a list of spellings, got bytes"),
+        ({"a": [[5]]}, "spells 'a' with what is no text"),
+    ],
+)
+def test_lexicons_of_what_is_no_text(words: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Lexicon(words)
 
 
 def test_too_many_spellings_of_a_phrase() -> None:

@@ -7,14 +7,16 @@ import io
 import itertools
 import json
 import math
+import os
 import pickle
 import random
+import threading
 from pathlib import Path
 
 import pytest
 
 from fastctc.cli import main
-from fastctc.estimate import arpa_lines, characters
+from fastctc.estimate import arpa_lines, characters, save
 from fastctc.lm import NGramModel
 from fastctc.reference.language_model import NGram, parse_arpa
 
@@ -338,7 +340,7 @@ def test_a_model_prefers_what_it_was_estimated_from() -> None:
     assert model.score("a b a c") > model.score("c a b a") > model.score("zzz zzz zzz zzz")
 
 
-@pytest.mark.parametrize("word", ["<s>", "</s>", "<unk>", "", "a b", "a\tb"])
+@pytest.mark.parametrize("word", ["<s>", "</s>", "<unk>", "", "a b", "a\tb", "\udc80"])
 def test_words_that_no_arpa_file_can_hold_are_refused(word: str) -> None:
     with pytest.raises(ValueError, match=r"sentence 2: .* cannot be a word"):
         arpa_lines([["a"], ["b", word]], 2)
@@ -347,6 +349,9 @@ def test_words_that_no_arpa_file_can_hold_are_refused(word: str) -> None:
 def test_estimation_refuses_what_it_cannot_do() -> None:
     with pytest.raises(ValueError, match="order must be from 1 to 16, not 0"):
         arpa_lines([["a"]], 0)
+    for order in ("2", 1.5):
+        with pytest.raises(TypeError, match=r"order must be an int, got (str|float)"):
+            NGramModel.estimate([["a"]], order)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no sentence"):
         arpa_lines([[]], 2)
 
@@ -374,6 +379,26 @@ def test_the_command_writes_what_the_reader_reads(
         "model.arpa",
         "model.arpa.gz",
     }
+
+
+def test_a_model_goes_where_its_path_leads(tmp_path: Path) -> None:
+    lines = list(arpa_lines([["a", "b"]], 2))
+    target, link, pipe = (tmp_path / name for name in ("model.arpa", "link.arpa", "pipe"))
+    link.symlink_to(target)
+    save(lines, link)
+    assert link.is_symlink()
+    assert target.read_text() == "".join(lines)
+    os.mkfifo(pipe)
+    read: list[NGramModel] = []
+    reader = threading.Thread(target=lambda: read.append(NGramModel.from_arpa(pipe)), daemon=True)
+    reader.start()
+    save(lines, str(pipe))
+    reader.join(20)
+    assert pipe.is_fifo()
+    assert [model.score("a b") for model in read] == [NGramModel.from_arpa(target).score("a b")]
+    with pytest.raises(FileNotFoundError, match=r"absent/model\.arpa'$"):
+        save(lines, str(tmp_path / "absent" / "model.arpa"))
+    assert {path.name for path in tmp_path.iterdir()} == {"model.arpa", "link.arpa", "pipe"}
 
 
 def test_reading_takes_time_linear_in_the_file() -> None:

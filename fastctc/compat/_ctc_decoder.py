@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastctc import _decode
+from fastctc._checks import is_number, whole_number
 from fastctc.align import forced_align
 from fastctc.compat._custom_lm import CTCDecoderLM, CustomSearch
 from fastctc.compat._decoder_files import (
@@ -271,6 +272,7 @@ def ctc_decoder(
         legacy_timesteps: count frames from 1, and put silence at both ends, as torchaudio does.
 
     Raises:
+        TypeError: an argument is of the wrong type.
         ValueError: an argument is out of range or does not fit the others, or a file is broken.
         OSError: a file cannot be read.
     """
@@ -279,11 +281,25 @@ def ctc_decoder(
     for argument, token in (("blank_token", blank_token), ("sil_token", sil_token)):
         if token not in indices:
             raise ValueError(f"{argument} is {token!r}, which is none of the tokens")
+    nbest, beam_size = whole_number("nbest", nbest), whole_number("beam_size", beam_size)
+    for argument, number in (
+        ("lm_weight", lm_weight),
+        ("word_score", word_score),
+        ("unk_score", unk_score),
+        ("sil_score", sil_score),
+    ):
+        if not is_number(number):
+            raise TypeError(f"{argument} must be a number, got {type(number).__name__}")
     if nbest < 1:
         raise ValueError(f"nbest is {nbest}: it must be at least 1")
     if lm is not None and not isinstance(lm, (str, os.PathLike, NGramModel, CTCDecoderLM)):
         raise TypeError(f"lm must be a path, a CTCDecoderLM or None, not {type(lm).__name__}")
     blank, silence = indices[blank_token], indices[sil_token]
+    if lexicon is not None and silence == blank:
+        raise ValueError(
+            f"sil_token is {sil_token!r}, which is the blank: with a lexicon, words need a "
+            "boundary of their own"
+        )
     spellings = None if lexicon is None else read_lexicon(lexicon, indices, names)
     boundary = word_boundary(names, names[silence], spellings)
     search: BeamSearch | CustomSearch
@@ -320,7 +336,7 @@ def ctc_decoder(
             word_score=0.0 if spellings is None else word_score,
             lexicon=None if spellings is None else Lexicon(spellings),
             unknown_score=None if spellings is None else unk_score - word_score,
-            word_boundary=boundary,
+            word_boundary="" if silence == blank else boundary,
             timesteps=spellings is None,
             confidence=False,
         )

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastctc._checks import whole_number
+from fastctc._spelling import check_tokens
 from fastctc.decoder import CTCDecoder
 
 BLANK_SKIP_THRESHOLD = 0.95
@@ -41,6 +43,7 @@ class CUCTCDecoder:
         cuda_stream: the stream to work on. None: torch's current one.
 
     Raises:
+        TypeError: an argument is of the wrong type.
         ValueError: an argument is out of range.
     """
 
@@ -53,9 +56,9 @@ class CUCTCDecoder:
         blank_skip_threshold: float = BLANK_SKIP_THRESHOLD,
         cuda_stream: torch.cuda.Stream | None = None,
     ) -> None:
-        self.vocab_list = list(vocab_list)
+        self.vocab_list = check_tokens(vocab_list, "vocab_list")
         self.blank_id = blank_id
-        self.beam_size = min(beam_size, len(self.vocab_list))
+        self.beam_size = min(whole_number("beam_size", beam_size), len(self.vocab_list))
         self.nbest = nbest
         self._stream = cuda_stream
         self._search = CTCDecoder(

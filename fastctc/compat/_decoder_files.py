@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
-from fastctc._spelling import PIECE_MARK
+from fastctc._spelling import PIECE_MARK, check_tokens
 
 Path = str | os.PathLike[str]
 Spellings = dict[str, list[list[str]]]
@@ -27,9 +27,13 @@ def read_tokens(tokens: Path | Sequence[str]) -> dict[str, int]:
     """The index of each name, in order; the names on one line of a file have one index.
 
     Raises:
-        ValueError: a name is there twice.
+        TypeError: the names are no texts, or in no order.
+        ValueError: a name is there twice, or there is none.
     """
-    lines = _lines(tokens) if isinstance(tokens, (str, os.PathLike)) else [[t] for t in tokens]
+    if isinstance(tokens, (str, os.PathLike)):
+        lines = _lines(tokens)
+    else:
+        lines = [[token] for token in check_tokens(tokens)]
     indices: dict[str, int] = {}
     for index, names in enumerate(lines):
         for name in names:

@@ -16,17 +16,16 @@ from torch import Tensor
 from fastctc import _decode
 from fastctc._decode import DecodedBatch
 from fastctc._fusion import WRITTEN_BLANKS
-from fastctc._spelling import Spelling
+from fastctc._spelling import Spelling, check_tokens
 from fastctc.decoder import CTCDecoder
 from fastctc.lexicon import Lexicon
-from fastctc.lm import NGramModel
+from fastctc.lm import SPECIAL_WORDS, NGramModel
 
 __all__ = ["CTCBeamDecoder", "DecoderState", "OnlineCTCBeamDecoder"]
 
 Results = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _SPACE = " "
-_MODEL_OWN = frozenset(("<s>", "</s>", "<unk>", "<UNK>"))
 # What a probability of 0 counts as, so that its logarithm is finite.
 _LEAST = torch.finfo(torch.float32).tiny
 
@@ -48,14 +47,14 @@ class _Decoder:
         log_probs_input: bool = False,
         is_token_based: bool = False,
     ) -> None:
-        self._labels = list(labels)
+        self._labels = check_tokens(labels, "labels")
         self._cutoff_top_n = cutoff_top_n
         self._cutoff_prob = cutoff_prob
         self._beam_width = beam_width
         self._blank_id = blank_id
         self._log_probs = bool(log_probs_input)
         self._model = NGramModel.from_arpa(model_path) if model_path else None
-        words = [w for w in self._model.words if w not in _MODEL_OWN] if self._model else []
+        words = [w for w in self._model.words if w not in SPECIAL_WORDS] if self._model else []
         self._by_label = bool(is_token_based) or all(len(word) == 1 for word in words)
         self._words: list[str] = []
         if not self._by_label:
@@ -168,9 +167,7 @@ class CTCBeamDecoder(_Decoder):
         """
         log_probs = self._log(probs)
         frames = log_probs.size(1) if log_probs.dim() == 3 else 0
-        if seq_lens is not None:
-            seq_lens = torch.as_tensor(seq_lens).clamp(max=frames)
-        decoded = self._search.decode_tensors(log_probs, seq_lens)
+        decoded = self._search.decode_tensors(log_probs, _at_most(frames, seq_lens))
         return _results(decoded, log_probs, frames)
 
 
@@ -207,9 +204,11 @@ class OnlineCTCBeamDecoder(_Decoder):
                 raise ValueError(
                     f"{name} must be {batch}, one for each utterance, not {len(given)}"
                 )
-        if seq_lens is not None:
-            seq_lens = torch.as_tensor(seq_lens).clamp(max=frames)
-        lengths = _decode.check_lengths(seq_lens, batch, frames).tolist()
+        for n, state in enumerate(states):
+            if not isinstance(state, DecoderState):
+                raise TypeError(f"states[{n}] must be a DecoderState, got {type(state).__name__}")
+            state._check_fits(self, f"states[{n}]")
+        lengths = _decode.check_lengths(_at_most(frames, seq_lens), batch, frames).tolist()
         found: list[Results | None] = []
         for state, row, length, ends in zip(states, emissions, lengths, is_eos_s, strict=True):
             state._feed(row[:length])
@@ -239,8 +238,17 @@ class DecoderState:
     """One utterance on its way through a decoder. At its end it begins another one."""
 
     def __init__(self, decoder: OnlineCTCBeamDecoder) -> None:
+        self._decoder = decoder
         self._stream = decoder._search.stream()
         self._frames: list[Tensor] = []
+
+    def _check_fits(self, decoder: OnlineCTCBeamDecoder, name: str) -> None:
+        own = self._decoder
+        if (own._labels, own._beam_width) != (decoder._labels, decoder._beam_width):
+            raise ValueError(
+                f"{name} was made for another decoder: {len(own._labels)} labels and a beam_width "
+                f"of {own._beam_width}, not these {len(decoder._labels)} and {decoder._beam_width}"
+            )
 
     def _feed(self, log_probs: Tensor) -> None:
         self._stream.feed(log_probs)
@@ -251,6 +259,16 @@ class DecoderState:
         results = _results(decoded, torch.cat(self._frames)[None], decoded.tokens.size(2))
         OnlineCTCBeamDecoder.reset_state(self)
         return results
+
+
+def _at_most(frames: int, seq_lens: Any) -> Tensor | None:
+    """Lengths, those beyond the frames cut."""
+    if seq_lens is None:
+        return None
+    try:
+        return torch.as_tensor(seq_lens).clamp(max=frames)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"seq_lens must be integers of 64 bits, got {seq_lens!r:.60}") from None
 
 
 def _as_word(label: str, model: NGramModel) -> str:

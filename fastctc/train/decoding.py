@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from fastctc.decoder import CTCDecoder, Hypothesis
+from fastctc.lexicon import Lexicon
 from fastctc.train import text as alphabet
 from fastctc.train.errors import ConfigError
 from fastctc.train.features import FeatureConfig
@@ -22,8 +23,13 @@ class TimedWord(NamedTuple):
     confidence: float
 
 
-def make_decoder(beam_size: int, lm: Any = None, **options: Any) -> CTCDecoder:
+def make_decoder(
+    beam_size: int, lm: Any = None, *, lexicon: str | None = None, **options: Any
+) -> CTCDecoder:
     """Return a decoder of the trainer's alphabet; the options are those of `CTCDecoder`.
+
+    A lexicon is the path of its file, whose words are normalised as texts are, unless they have
+    spellings.
 
     Raises:
         ConfigError: A file cannot be read, or an option is out of range.
@@ -34,10 +40,16 @@ def make_decoder(beam_size: int, lm: Any = None, **options: Any) -> CTCDecoder:
             blank=alphabet.BLANK,
             beam_size=beam_size,
             lm=lm or None,
+            lexicon=None if lexicon is None else _read_lexicon(lexicon),
             **options,
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"decoding: {error}") from error
+
+
+def _read_lexicon(path: str) -> Lexicon:
+    lexicon = Lexicon.from_file(path)
+    return lexicon if lexicon.spellings else Lexicon(map(alphabet.normalise, lexicon.words))
 
 
 def frame_start(frame: int, network: NetworkConfig, features: FeatureConfig) -> float:

@@ -37,7 +37,7 @@ def beam(model: NGramModel | None = None, weight: float = 0.0) -> CTCDecoder:
 
 def letter_model(texts: Iterable[str], path: Path) -> NGramModel:
     """Estimate a model of letters, write it to an ARPA file, and return it."""
-    save(arpa_lines([characters(text) for text in texts], ORDER), str(path))
+    save(arpa_lines([characters(text) for text in texts], ORDER), path)
     return NGramModel.from_arpa(path)
 
 

@@ -107,6 +107,10 @@ def test_models_lexicons_and_hotwords_take_part(
     Path("words.txt").write_text("zebra\n")
     for line in transcribed(run, capsys, "a.wav", "b.flac", "--lexicon", "words.txt"):
         assert set(line.split("\t")[1].split()) <= {"zebra"}
+    Path("capital.txt").write_text("Zebra\n")
+    assert transcribed(run, capsys, "a.wav", "--lexicon", "capital.txt") == transcribed(
+        run, capsys, "a.wav", "--lexicon", "words.txt"
+    )
     hot = transcribed(run, capsys, "a.wav", "--hotwords", "Quilt, xylo", "--hotword-weight", "90")
     assert set(hot[0].split("\t")[1].split()) & {"quilt", "xylo"}
     Path("z.arpa").write_text("".join(arpa_lines([["z"] * 9], 2)))
