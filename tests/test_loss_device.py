@@ -332,7 +332,7 @@ def test_nearly_uniform_scores_of_a_long_target() -> None:
     target = (1 + steps.cumsum(0) % (classes - 1))[None]  # no label twice in a row
     gradients = []
     for dtype in (torch.float32, torch.float64):
-        leaf = scores.to(dtype).requires_grad_()
+        leaf = scores.to(dtype, copy=True).requires_grad_()
         fastctc.ctc_loss(
             leaf, target, [frames], [labels], reduction="sum", from_logits=True
         ).backward()
