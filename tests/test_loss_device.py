@@ -324,7 +324,7 @@ def test_memory_of_large_shapes(device: torch.device) -> None:
 
 
 def test_nearly_uniform_scores_of_a_long_target() -> None:
-    """Every path counts, so states rise the most from frame to frame, over all warps of a kernel."""
+    """Every path counts, so states rise the most from frame to frame, over all warps."""
     generator = torch.Generator().manual_seed(29)
     frames, labels, classes = 1284, 764, 64
     scores = 2e-3 * torch.rand(frames, 1, classes, generator=generator)
