@@ -73,6 +73,8 @@ def spectrogram_norm(
         TypeError: x, lengths or an option is of the wrong type.
         ValueError: a shape does not fit, a length is out of range, or an option has no such value.
         RuntimeError: the gradient is differentiated again.
+        NotImplementedError: forward-mode differentiation, or torch.func.grad, vjp or jacrev, by x,
+            weight or bias; vmap is served.
 
     Masks follow Park et al. 2019, "SpecAugment"; `fastctc._norm` says how they are drawn.
     """
@@ -93,6 +95,7 @@ def spectrogram_norm(
     weight = checks.channel_parameter("weight", weight, view, chosen, over_freq)
     bias = checks.channel_parameter("bias", bias, view, chosen, over_freq)
     drawn = checks.mask_options(time_masks, freq_masks, masks_per_channel)
+    _norm_ops.refuse_derivatives(x, weight, bias)
     masks = None if drawn is None else _draw(view, frames, drawn, seed)
     time_count = drawn.time_count if drawn else 0
     y, _, _ = _norm_ops.spectrogram_norm(
@@ -257,6 +260,7 @@ class SequenceBatchNorm(nn.Module):
         frames = checks.lengths_of(view, lengths)
         options = NormOptions(True, self.over_freq, log, log_eps, self.eps)
         shape = self._channel_shape(view)
+        _norm_ops.refuse_derivatives(x, self.weight, self.bias)
         masks = None if drawn is None else _draw(view, frames, drawn, seed)
         kind = torch.float64 if x.dtype is torch.float64 else torch.float32
         weight = bias = None
