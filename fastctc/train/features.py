@@ -159,7 +159,7 @@ class Spectrogram(nn.Module):
             signals = F.pad(signals, (0, size - signals.shape[1]))
         if len(lengths) and int(lengths.min()) < size:
             # The one frame of a short signal reaches past its end.
-            past = torch.arange(signals.shape[1]) >= lengths[:, None]
+            past = torch.arange(signals.shape[1], device=lengths.device) >= lengths[:, None]
             signals = signals.masked_fill(past.to(signals.device), 0.0)
         with torch.autocast(signals.device.type, enabled=False):
             spectrum = torch.stft(
@@ -219,7 +219,7 @@ class FrontEnd(nn.Module):
         masked = self.training and bool(self.time_masks or self.freq_masks)
         if masked and seed is None:
             # From the host whatever the device: checkpoints carry that generator's state.
-            seed = torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64)
+            seed = torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device="cpu")
         if self.norm is not None:
             features = self.norm(values[:, None], on_device, seed)[:, 0]
             return features.to(audio.dtype), frames

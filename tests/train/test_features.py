@@ -226,6 +226,20 @@ def test_checkpoints_are_spared_what_follows_from_the_settings() -> None:
     assert not FrontEnd(FeatureConfig(kind="mel")).state_dict()
 
 
+@pytest.mark.parametrize("normalise", ["utterance", "global", "none"])
+def test_another_default_device_changes_nothing(normalise: Any) -> None:
+    masks = {} if normalise == "none" else MASKED
+    front_end = FrontEnd(FeatureConfig(normalise=normalise, **masks))
+    audio = _noise(4, 3200)
+    found = []
+    for device in ("cpu", "meta"):
+        torch.manual_seed(0)
+        with torch.device(device):
+            features, _ = front_end(audio, LENGTHS)
+        found.append(features)
+    assert torch.equal(*found)
+
+
 # ---- several channels
 
 
