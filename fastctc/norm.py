@@ -115,12 +115,12 @@ def _draw(x: Tensor, lengths: Tensor, options: MaskOptions, seed: int | Tensor |
                 f"{tuple(seed.shape)}"
             )
         seed = seed.reshape(1).to(x.device)
-    elif isinstance(seed, bool) or not isinstance(seed, int):
+    elif (number := checks.whole(seed)) is None:
         raise TypeError(f"seed must be an int or a tensor, got {type(seed).__name__}")
     else:
         # An unsigned seed of 64 bits is taken by its bits.
-        seed = (seed + 2**63) % 2**64 - 2**63
-        seed = torch.full((1,), seed, dtype=torch.int64, device=x.device)
+        number = (number + 2**63) % 2**64 - 2**63
+        seed = torch.full((1,), number, dtype=torch.int64, device=x.device)
     masks: Tensor = torch.ops.fastctc.spectrogram_masks(seed, lengths, x.shape, *options)
     return masks
 
@@ -228,8 +228,10 @@ class SequenceBatchNorm(nn.Module):
         self.over_freq = "B" in letters or "E" in letters
         self.eps = checks.non_negative("eps", eps)
         self.momentum = None if momentum is None else checks.non_negative("momentum", momentum)
-        self.affine = affine
-        self.sync = sync
+        if self.momentum is not None and self.momentum > 1:
+            raise ValueError(f"momentum must be at most 1, got {momentum}")
+        self.affine = checks.flag("affine", affine)
+        self.sync = checks.flag("sync", sync)
         self.process_group = process_group
         if affine:
             self.weight = nn.Parameter(torch.ones(channels))
@@ -381,7 +383,7 @@ class SpectrogramNorm(SequenceBatchNorm):
         checks.log_code(log)
         self.log = log
         self.log_eps = checks.non_negative("log_eps", log_eps)
-        self.masked = masked
+        self.masked = checks.flag("masked", masked)
         self.mask_options = checks.mask_options(time_masks, freq_masks, masks_per_channel)
 
     def forward(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from norm_cases import MASKS, OVER, batch, options, plain
@@ -233,6 +234,18 @@ def test_results_do_not_depend_on_threads(cpu_target):
         assert torch.equal(dx, first[3])
 
 
+def test_numbers_of_numpy_are_numbers():
+    x = torch.randn((2, 30, 20))
+    plain = {"time_masks": (2, 9, 0.5), "seed": 3, "eps": 0.5}
+    of_numpy = {
+        "time_masks": (np.int64(2), np.int32(9), np.float32(0.5)),
+        "seed": np.int64(3),
+        "eps": np.float32(0.5),
+    }
+    wanted = fastctc.spectrogram_norm(x, **plain)
+    assert torch.equal(fastctc.spectrogram_norm(x, **of_numpy), wanted)
+
+
 def test_masks_are_replayed_by_their_seed():
     x = torch.randn((4, 60, 20))
     masked = {"time_masks": (2, 20), "freq_masks": (2, 6)}
@@ -366,6 +379,8 @@ def test_what_is_no_spectrogram():
         fastctc.spectrogram_norm([[1.0]])
     with pytest.raises(TypeError, match="dense tensor"):
         fastctc.spectrogram_norm(torch.ones((2, 9, 5)).to_sparse())
+    with pytest.raises(TypeError, match="got a nested tensor"):
+        fastctc.spectrogram_norm(torch.nested.nested_tensor([torch.ones(9, 5)]))
 
 
 def test_without_triton_a_gpu_is_served_by_torch_with_one_word_about_it(monkeypatch):
