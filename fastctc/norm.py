@@ -67,7 +67,8 @@ def spectrogram_norm(
     Returns:
         Of the shape and dtype of x. Padding is exactly 0, and so is its gradient. Masks come after
         the statistics, which masked values are part of. Statistics are taken in float64 (of sums in
-        float32 for x of up to 32 bits); the variance is that of the population.
+        float32 for x of up to 32 bits, which hold standard deviations from 1e-20 to 1e18); the
+        variance is that of the population. What takes 1 MiB or more on the CPU cannot be resized.
 
     Raises:
         TypeError: x, lengths or an option is of the wrong type.

@@ -123,6 +123,15 @@ def test_one_outlier_among_the_frames(cpu_target, over, at):
     torch.testing.assert_close(y.double(), wanted, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1e18])
+@pytest.mark.parametrize("over", OVER)
+def test_the_smallest_and_the_largest_deviations(cpu_target, over, scale):
+    x = scale * torch.randn((2, 500, 20), generator=torch.Generator().manual_seed(2))
+    y = fastctc.spectrogram_norm(x, over=over, eps=0.0)
+    wanted = fastctc.spectrogram_norm(x.double(), over=over, eps=0.0)
+    torch.testing.assert_close(y.double(), wanted, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("eps", [1e-5, 0.0])
 @pytest.mark.parametrize("over", OVER)
 def test_constant_features_are_zeros(cpu_target, over, eps):

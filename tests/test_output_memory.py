@@ -75,6 +75,13 @@ def test_results_are_laid_out_as_torch_lays_them_out(dtype: torch.dtype) -> None
     assert y.resize_(2, 2).shape == (2, 2)
 
 
+def test_results_cannot_grow_and_their_clones_can() -> None:
+    more = 2 * normalised().numel()
+    assert normalised().clone().resize_(more).numel() == more
+    with pytest.raises(RuntimeError, match="not resizable"):
+        normalised().resize_(more)
+
+
 def test_threads_share_what_is_kept() -> None:
     wanted = [normalised(seed) for seed in range(4)]
     wrong: list[int] = []
