@@ -1,4 +1,4 @@
-"""When an eager call may go straight to the kernels, past torch's dispatcher."""
+"""When a call may go straight to the kernels, past torch's dispatcher; who differentiates it."""
 
 from __future__ import annotations
 
