@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from types import NoneType
 from typing import Any, NamedTuple
@@ -75,6 +76,8 @@ def check_input(x: Any, layout: Layout) -> None:
         raise TypeError(f"x must be a Tensor, got {type(x).__name__}")
     if x.dtype not in DTYPES:
         raise TypeError(f"x must be float16, bfloat16, float32 or float64, got {x.dtype}")
+    if x.is_nested:
+        raise TypeError("x must be a dense tensor, got a nested tensor")
     if x.layout is not torch.strided:
         raise TypeError(f"x must be a dense tensor (layout torch.strided), got {x.layout}")
     if x.dim() != len(layout.letters):
@@ -118,11 +121,25 @@ def lengths_of(x: Tensor, lengths: Any) -> Tensor:
 
 def non_negative(name: str, value: Any) -> float:
     """A finite number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not 0 <= value < math.inf:
+    number = float(value)
+    if not 0 <= number < math.inf:
         raise ValueError(f"{name} must be at least 0 and finite, got {value}")
-    return float(value)
+    return number
+
+
+def whole(value: Any) -> int | None:
+    """A whole number of any type but bool; None for anything else."""
+    integral = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return int(value) if integral else None
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
+    return value
 
 
 def log_code(log: Any) -> int:
@@ -138,10 +155,9 @@ def mask_options(time_masks: Any, freq_masks: Any, per_channel: bool) -> MaskOpt
     bins = _counts("freq_masks", freq_masks, share=False)
     if not frames[0] + bins[0]:
         return None
-    if not isinstance(per_channel, bool):
-        raise TypeError(f"masks_per_channel must be a bool, got {type(per_channel).__name__}")
+    each = flag("masks_per_channel", per_channel)
     largest = round(frames[2] * SHARE_ONE)
-    return MaskOptions(frames[0], frames[1], largest, bins[0], bins[1], per_channel)
+    return MaskOptions(frames[0], frames[1], largest, bins[0], bins[1], each)
 
 
 def _counts(name: str, value: Any, share: bool) -> tuple[int, int, float]:
@@ -151,13 +167,13 @@ def _counts(name: str, value: Any, share: bool) -> tuple[int, int, float]:
     fields = "(count, width)" + (" or (count, width, share)" if share else "")
     if not isinstance(value, (tuple, list)) or len(value) not in ((2, 3) if share else (2,)):
         raise ValueError(f"{name} must be {fields}, got {value!r}")
-    for part in value[:2]:
-        if isinstance(part, bool) or not isinstance(part, int) or not 0 <= part < 2**31:
-            raise ValueError(f"{name} must be {fields} of whole numbers from 0, got {value!r}")
+    count, width = (whole(part) for part in value[:2])
+    if count is None or width is None or not (0 <= count < 2**31 and 0 <= width < 2**31):
+        raise ValueError(f"{name} must be {fields} of whole numbers from 0, got {value!r}")
     part = non_negative(f"the share of {name}", value[2]) if len(value) == 3 else 1.0
     if part > 1:
         raise ValueError(f"the share of {name} must be at most 1, got {value[2]!r}")
-    return value[0], value[1], part
+    return count, width, part
 
 
 def channel_parameter(

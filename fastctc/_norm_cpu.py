@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from fastctc import config
 from fastctc._checks import DTYPE_CODES
 from fastctc._native import _C
 from fastctc._norm import MaskOptions, NormOptions, mask_rows, statistics_shape
@@ -25,6 +26,7 @@ def _empty_like(x: Tensor) -> Tensor:
     if x.numel() * size < LEAST_KEPT_BYTES:
         return torch.empty_like(x)
     assert _C is not None
+    _ = config.max_kept_output_mb  # read from the environment, it is passed on to the library
     strides = torch.empty_like(x, device="meta").stride()
     code = DLPACK_CODES.get(x.dtype, 2)
     y: Tensor = from_dlpack(_C.empty_output(tuple(x.shape), strides, code, 8 * size))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastctc._dispatch import is_transformed, wants_dispatcher
+from fastctc._dispatch import derivative_asked_of, is_transformed, wants_dispatcher
 from fastctc._native import _C
 from fastctc._norm import MaskOptions, NormOptions, mask_rows, statistics_shape
 from fastctc._norm_checks import Layout, canonical, restored
@@ -269,6 +269,16 @@ class _Norm(torch.autograd.Function):
         )
         dx = None if dx is None else restored(dx, layout)
         return (dx, None, None, *of_channels, None, None, None)
+
+
+def refuse_derivatives(*learned: Tensor | None) -> None:
+    """Raise under a transform that would lose the derivative by x, weight or bias."""
+    transform = derivative_asked_of(*learned)
+    if transform is not None:
+        raise NotImplementedError(
+            f"fastctc.spectrogram_norm does not support {transform}: use backward() or "
+            "torch.autograd.grad"
+        )
 
 
 def spectrogram_norm(

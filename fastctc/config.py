@@ -6,6 +6,9 @@
 ``max_workspace_mb`` (int, 256, ``FASTCTC_MAX_WORKSPACE_MB``)
     A threshold in MiB, not a cap, for one call over all its threads: stored forward probabilities
     above this are kept as checkpoints and recomputed, which costs about one more forward pass.
+``max_kept_output_mb`` (int, 512, ``FASTCTC_MAX_KEPT_OUTPUT_MB``)
+    Most MiB of memory of freed results that are kept for later ones, see
+    docs/spectrogram-norm.md. 0 keeps nothing, and releases what is kept.
 
 Set one by assignment, ``fastctc.config.max_workspace_mb = 64``, or through its environment
 variable, which is read when the switch is first needed. Assignment wins over the variable. A value
@@ -24,6 +27,7 @@ from fastctc._native import _C
 
 validate_device_inputs: bool
 max_workspace_mb: int
+max_kept_output_mb: int
 
 _WORDS = {"1": True, "true": True, "yes": True, "on": True}
 _WORDS |= {"0": False, "false": False, "no": False, "off": False}
@@ -39,25 +43,36 @@ def _flag(source: str, value: object) -> bool:
     return value
 
 
-def _megabytes(source: str, value: object) -> int:
-    """A positive whole number, which the kernels are told."""
-    megabytes = 0
-    if isinstance(value, str) and value.strip().isdecimal():
-        megabytes = int(value)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        megabytes = value
-    if not 1 <= megabytes <= _MOST_MEGABYTES:
-        raise ValueError(f"{source} must be a whole number of MiB from 1 to 2**40, got {value!r}")
-    if _C is not None:
-        _C.set_max_workspace_mb(megabytes)
-    return megabytes
+def _megabytes(least: int, setter: str) -> Callable[[str, object], int]:
+    """A whole number from `least`, which the kernels are told by a function of the library."""
+
+    def parse(source: str, value: object) -> int:
+        megabytes = -1
+        if isinstance(value, str) and value.strip().isdecimal():
+            megabytes = int(value)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            megabytes = value
+        if not least <= megabytes <= _MOST_MEGABYTES:
+            raise ValueError(
+                f"{source} must be a whole number of MiB from {least} to 2**40, got {value!r}"
+            )
+        if _C is not None:
+            getattr(_C, setter)(megabytes)
+        return megabytes
+
+    return parse
 
 
 _PARSERS: dict[str, Callable[[str, object], Any]] = {
     "validate_device_inputs": _flag,
-    "max_workspace_mb": _megabytes,
+    "max_workspace_mb": _megabytes(1, "set_max_workspace_mb"),
+    "max_kept_output_mb": _megabytes(0, "set_max_kept_output_mb"),
 }
-_DEFAULTS: dict[str, object] = {"validate_device_inputs": False, "max_workspace_mb": 256}
+_DEFAULTS: dict[str, object] = {
+    "validate_device_inputs": False,
+    "max_workspace_mb": 256,
+    "max_kept_output_mb": 512,
+}
 
 
 class _Config(ModuleType):

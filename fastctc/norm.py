@@ -67,12 +67,15 @@ def spectrogram_norm(
     Returns:
         Of the shape and dtype of x. Padding is exactly 0, and so is its gradient. Masks come after
         the statistics, which masked values are part of. Statistics are taken in float64 (of sums in
-        float32 for x of up to 32 bits); the variance is that of the population.
+        float32 for x of up to 32 bits, which hold standard deviations from 1e-20 to 1e18); the
+        variance is that of the population. What takes 1 MiB or more on the CPU cannot be resized.
 
     Raises:
         TypeError: x, lengths or an option is of the wrong type.
         ValueError: a shape does not fit, a length is out of range, or an option has no such value.
         RuntimeError: the gradient is differentiated again.
+        NotImplementedError: forward-mode differentiation, or torch.func.grad, vjp or jacrev, by x,
+            weight or bias; vmap is served.
 
     Masks follow Park et al. 2019, "SpecAugment"; `fastctc._norm` says how they are drawn.
     """
@@ -93,6 +96,7 @@ def spectrogram_norm(
     weight = checks.channel_parameter("weight", weight, view, chosen, over_freq)
     bias = checks.channel_parameter("bias", bias, view, chosen, over_freq)
     drawn = checks.mask_options(time_masks, freq_masks, masks_per_channel)
+    _norm_ops.refuse_derivatives(x, weight, bias)
     masks = None if drawn is None else _draw(view, frames, drawn, seed)
     time_count = drawn.time_count if drawn else 0
     y, _, _ = _norm_ops.spectrogram_norm(
@@ -112,12 +116,12 @@ def _draw(x: Tensor, lengths: Tensor, options: MaskOptions, seed: int | Tensor |
                 f"{tuple(seed.shape)}"
             )
         seed = seed.reshape(1).to(x.device)
-    elif isinstance(seed, bool) or not isinstance(seed, int):
+    elif (number := checks.whole(seed)) is None:
         raise TypeError(f"seed must be an int or a tensor, got {type(seed).__name__}")
     else:
         # An unsigned seed of 64 bits is taken by its bits.
-        seed = (seed + 2**63) % 2**64 - 2**63
-        seed = torch.full((1,), seed, dtype=torch.int64, device=x.device)
+        number = (number + 2**63) % 2**64 - 2**63
+        seed = torch.full((1,), number, dtype=torch.int64, device=x.device)
     masks: Tensor = torch.ops.fastctc.spectrogram_masks(seed, lengths, x.shape, *options)
     return masks
 
@@ -225,8 +229,10 @@ class SequenceBatchNorm(nn.Module):
         self.over_freq = "B" in letters or "E" in letters
         self.eps = checks.non_negative("eps", eps)
         self.momentum = None if momentum is None else checks.non_negative("momentum", momentum)
-        self.affine = affine
-        self.sync = sync
+        if self.momentum is not None and self.momentum > 1:
+            raise ValueError(f"momentum must be at most 1, got {momentum}")
+        self.affine = checks.flag("affine", affine)
+        self.sync = checks.flag("sync", sync)
         self.process_group = process_group
         if affine:
             self.weight = nn.Parameter(torch.ones(channels))
@@ -257,6 +263,7 @@ class SequenceBatchNorm(nn.Module):
         frames = checks.lengths_of(view, lengths)
         options = NormOptions(True, self.over_freq, log, log_eps, self.eps)
         shape = self._channel_shape(view)
+        _norm_ops.refuse_derivatives(x, self.weight, self.bias)
         masks = None if drawn is None else _draw(view, frames, drawn, seed)
         kind = torch.float64 if x.dtype is torch.float64 else torch.float32
         weight = bias = None
@@ -377,7 +384,7 @@ class SpectrogramNorm(SequenceBatchNorm):
         checks.log_code(log)
         self.log = log
         self.log_eps = checks.non_negative("log_eps", log_eps)
-        self.masked = masked
+        self.masked = checks.flag("masked", masked)
         self.mask_options = checks.mask_options(time_masks, freq_masks, masks_per_channel)
 
     def forward(

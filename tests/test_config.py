@@ -32,6 +32,7 @@ def show(switch: str, **variables: str) -> str:
 def test_defaults_and_assignment() -> None:
     assert config.validate_device_inputs is False
     assert config.max_workspace_mb == 256
+    assert config.max_kept_output_mb == 512
     try:
         config.validate_device_inputs = True
         assert config.validate_device_inputs is True
@@ -39,15 +40,15 @@ def test_defaults_and_assignment() -> None:
         config.validate_device_inputs = False
 
 
-def test_workspace_limit_reaches_the_kernels(needs_library: None) -> None:
-    assert _C is not None
-    before = config.max_workspace_mb
+@pytest.mark.parametrize("switch", ["max_workspace_mb", "max_kept_output_mb"])
+def test_limits_reach_the_library(switch: str, needs_library: None) -> None:
+    before = getattr(config, switch)
     try:
-        config.max_workspace_mb = 17
-        assert _C.max_workspace_mb() == 17
+        setattr(config, switch, 17)
+        assert getattr(_C, switch)() == 17
     finally:
-        config.max_workspace_mb = before
-    assert _C.max_workspace_mb() == before
+        setattr(config, switch, before)
+    assert getattr(_C, switch)() == before
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,8 @@ def test_workspace_limit_reaches_the_kernels(needs_library: None) -> None:
         ("max_workspace_mb", True, "got True"),
         ("max_workspace_mb", None, "got None"),
         ("max_workspace_mb", 2**70, "from 1 to"),
+        ("max_kept_output_mb", -1, "from 0 to"),
+        ("max_kept_output_mb", False, "got False"),
     ],
 )
 def test_refuses_other_values(switch: str, value: object, sentence: str) -> None:
@@ -80,6 +83,7 @@ def test_refuses_other_names() -> None:
 
 def test_environment_variables() -> None:
     assert show("max_workspace_mb", FASTCTC_MAX_WORKSPACE_MB="33") == "33"
+    assert show("max_kept_output_mb", FASTCTC_MAX_KEPT_OUTPUT_MB="0") == "0"
     assert show("validate_device_inputs", FASTCTC_VALIDATE_DEVICE_INPUTS="1") == "True"
     assert show("validate_device_inputs", FASTCTC_VALIDATE_DEVICE_INPUTS="Off") == "False"
     message = show("max_workspace_mb", FASTCTC_MAX_WORKSPACE_MB="lots")
@@ -97,3 +101,12 @@ def test_variable_counts_from_the_first_call(needs_library: None) -> None:
     assert in_new_process(code, FASTCTC_MAX_WORKSPACE_MB="21") == "21"
     message = in_new_process(code, FASTCTC_MAX_WORKSPACE_MB="-1")
     assert message.startswith("ValueError: FASTCTC_MAX_WORKSPACE_MB must be")
+
+
+def test_variable_bounds_what_is_kept_from_the_first_result(needs_library: None) -> None:
+    code = (
+        "import fastctc, torch; from fastctc._native import _C;"
+        "fastctc.spectrogram_norm(torch.zeros(1, 2048, 1024)); print(_C.kept_output_bytes() >> 20)"
+    )
+    assert in_new_process(code) == "8"
+    assert in_new_process(code, FASTCTC_MAX_KEPT_OUTPUT_MB="7") == "0"

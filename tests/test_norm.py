@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from norm_cases import MASKS, OVER, batch, options, plain
@@ -122,6 +123,15 @@ def test_one_outlier_among_the_frames(cpu_target, over, at):
     torch.testing.assert_close(y.double(), wanted, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1e18])
+@pytest.mark.parametrize("over", OVER)
+def test_the_smallest_and_the_largest_deviations(cpu_target, over, scale):
+    x = scale * torch.randn((2, 500, 20), generator=torch.Generator().manual_seed(2))
+    y = fastctc.spectrogram_norm(x, over=over, eps=0.0)
+    wanted = fastctc.spectrogram_norm(x.double(), over=over, eps=0.0)
+    torch.testing.assert_close(y.double(), wanted, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("eps", [1e-5, 0.0])
 @pytest.mark.parametrize("over", OVER)
 def test_constant_features_are_zeros(cpu_target, over, eps):
@@ -231,6 +241,18 @@ def test_results_do_not_depend_on_threads(cpu_target):
         first = next(each for each in found if each[1] == over)
         assert torch.equal(y, first[2])
         assert torch.equal(dx, first[3])
+
+
+def test_numbers_of_numpy_are_numbers():
+    x = torch.randn((2, 30, 20))
+    plain = {"time_masks": (2, 9, 0.5), "seed": 3, "eps": 0.5}
+    of_numpy = {
+        "time_masks": (np.int64(2), np.int32(9), np.float32(0.5)),
+        "seed": np.int64(3),
+        "eps": np.float32(0.5),
+    }
+    wanted = fastctc.spectrogram_norm(x, **plain)
+    assert torch.equal(fastctc.spectrogram_norm(x, **of_numpy), wanted)
 
 
 def test_masks_are_replayed_by_their_seed():
@@ -366,6 +388,8 @@ def test_what_is_no_spectrogram():
         fastctc.spectrogram_norm([[1.0]])
     with pytest.raises(TypeError, match="dense tensor"):
         fastctc.spectrogram_norm(torch.ones((2, 9, 5)).to_sparse())
+    with pytest.raises(TypeError, match="got a nested tensor"):
+        fastctc.spectrogram_norm(torch.nested.nested_tensor([torch.ones(9, 5)]))
 
 
 def test_without_triton_a_gpu_is_served_by_torch_with_one_word_about_it(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import fastctc
 from fastctc import _norm_ops
@@ -79,3 +80,49 @@ def test_statistics_take_no_gradient() -> None:
     assert y.requires_grad
     assert not mean.requires_grad
     assert not var.requires_grad
+
+
+def eval_module(x: torch.Tensor) -> torch.Tensor:
+    return fastctc.SequenceBatchNorm(7).eval()(x)
+
+
+def train_module(x: torch.Tensor) -> torch.Tensor:
+    return fastctc.SequenceBatchNorm(7)(x)
+
+
+def learned_weight(weight: torch.Tensor) -> torch.Tensor:
+    x = torch.ones(3, 5, 7, dtype=torch.float64)
+    return fastctc.spectrogram_norm(x, weight=weight[0, 0], bias=torch.zeros(7))
+
+
+@pytest.mark.parametrize(
+    "norm", [fastctc.spectrogram_norm, eval_module, train_module, learned_weight]
+)
+def test_derivatives_that_would_be_lost_are_refused(norm) -> None:
+    x = batch("NTF")[0].detach()
+    func = torch.func
+    for differentiate in (
+        lambda: func.jvp(norm, (x,), (x,)),
+        lambda: func.jvp(lambda x: func.vmap(norm)(x[None]), (x,), (x,)),
+        lambda: func.grad(lambda x: norm(x).sum())(x),
+        lambda: func.jacrev(norm)(x),
+        lambda: func.vmap(func.grad(lambda x: norm(x).sum()))(x[None]),
+    ):
+        with pytest.raises(NotImplementedError, match="spectrogram_norm does not support"):
+            differentiate()
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward-mode"):
+        norm(forward_ad.make_dual(x, x))
+
+
+def test_transforms_that_differentiate_by_something_else_are_served() -> None:
+    x = batch("NTF")[0].detach()
+    wanted = fastctc.spectrogram_norm(x)
+    assert torch.equal(torch.func.vmap(fastctc.spectrogram_norm)(x[None])[0], wanted)
+    scale = torch.tensor(2.0, dtype=torch.float64)
+
+    def scaled(scale: torch.Tensor) -> torch.Tensor:
+        return scale * fastctc.spectrogram_norm(x)
+
+    assert torch.equal(torch.func.jvp(scaled, (scale,), (scale,))[1], 2 * wanted)
+    slope = torch.func.grad(lambda scale: scaled(scale).square().sum())(scale)
+    torch.testing.assert_close(slope, 4 * wanted.square().sum())

@@ -130,6 +130,7 @@ def test_modules_keep_the_dtype_of_their_input(dtype):
         (lambda: fastctc.SequenceBatchNorm(0), "channels must be a whole number"),
         (lambda: fastctc.SpectrogramNorm(4, layout="NTF"), "axis B or E"),
         (lambda: fastctc.SequenceBatchNorm(4, momentum=-1.0), "momentum must be at least 0"),
+        (lambda: fastctc.SequenceBatchNorm(4, momentum=1.5), "momentum must be at most 1, got 1.5"),
         (lambda: fastctc.CepstralNorm(log="x"), "log must be None"),
         (lambda: fastctc.SequenceBatchNorm(4)(torch.ones(2, 3, 5)), "has 5 channels"),
     ],
@@ -137,6 +138,12 @@ def test_modules_keep_the_dtype_of_their_input(dtype):
 def test_mistakes_are_named(make, said):
     with pytest.raises(ValueError, match=said):
         make()
+
+
+@pytest.mark.parametrize("name", ["affine", "sync", "masked"])
+def test_flags_are_bools(name):
+    with pytest.raises(TypeError, match=f"{name} must be a bool, got str"):
+        fastctc.SpectrogramNorm(4, **{name: "no"})
 
 
 # ---- compiled

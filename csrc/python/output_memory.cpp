@@ -5,7 +5,9 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <new>
 #include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -42,13 +44,13 @@ constexpr const char* kUnused = "dltensor";  // whoever takes the tensor renames
 struct Output {
   DlManagedTensor managed{};
   std::vector<int64_t> shape, strides;
-  int64_t bytes = 0;
+  fastctc::OutputMemory memory{};
 };
 
 // Called by whoever owns the tensor in the end, on any thread, with the GIL or without.
 void free_output(DlManagedTensor* managed) {
   std::unique_ptr<Output> output(static_cast<Output*>(managed->owner));
-  fastctc::give_back_output_memory(managed->tensor.data, output->bytes);
+  fastctc::give_back_output_memory(output->memory);
 }
 
 void free_unused(PyObject* capsule) {
@@ -64,7 +66,6 @@ py::object empty_output(std::vector<int64_t> shape, std::vector<int64_t> strides
   auto output = std::make_unique<Output>();
   output->shape = std::move(shape);
   output->strides = std::move(strides);
-  output->bytes = bytes;
   DlTensor& tensor = output->managed.tensor;
   tensor.device = {kHostMemory, 0};
   tensor.dimensions = int32_t(output->shape.size());
@@ -73,7 +74,14 @@ py::object empty_output(std::vector<int64_t> shape, std::vector<int64_t> strides
   tensor.strides = output->strides.data();
   output->managed.owner = output.get();
   output->managed.deleter = free_output;
-  tensor.data = fastctc::take_output_memory(bytes);
+  try {
+    output->memory = fastctc::take_output_memory(bytes);
+  } catch (const std::bad_alloc&) {
+    const std::string sentence = "no memory for a result of " + std::to_string(bytes) + " bytes";
+    PyErr_SetString(PyExc_MemoryError, sentence.c_str());
+    throw py::error_already_set();
+  }
+  tensor.data = output->memory.data;
   Output* owned = output.release();
   PyObject* capsule = PyCapsule_New(&owned->managed, kUnused, free_unused);
   if (!capsule) {
@@ -91,4 +99,7 @@ void bind_output_memory(py::module_& m) {
         "later results when it is freed.\n"
         "code and bits: the type, as in DLPack.",
         py::arg("shape"), py::arg("strides"), py::arg("code"), py::arg("bits"));
+  m.def("set_max_kept_output_mb", &fastctc::set_max_kept_output_mb, py::arg("mb"));
+  m.def("max_kept_output_mb", &fastctc::max_kept_output_mb);
+  m.def("kept_output_bytes", &fastctc::kept_output_bytes, "Memory of freed results that is kept for later ones.");
 }

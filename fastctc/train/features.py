@@ -72,8 +72,11 @@ class FeatureConfig:
                     f"{', '.join(choices[:-1])} and {choices[-1]} exist"
                 )
         for name in ("window", "hop", "mels", "sample_rate"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"features.{name} is {getattr(self, name)}: at least 1 is needed")
+            value = getattr(self, name)
+            if (checks.whole(value) or 0) < 1:
+                raise ConfigError(
+                    f"features.{name} is {value!r}: a whole number of at least 1 is needed"
+                )
         if self.kind == "mel" and self.mels > self.window // 4:
             raise ConfigError(
                 f"features.mels is {self.mels}: {self.window // 2 + 1} STFT bins make at most "
@@ -102,6 +105,16 @@ def frame_counts(samples: Tensor, window: int, hop: int) -> Tensor:
     """
     frames = (samples - window).clamp(min=0).div(hop, rounding_mode="floor") + 1
     return frames * (samples > 0)
+
+
+def _check_lengths(lengths: Tensor, samples: int) -> None:
+    wrong = (lengths < 0) | (lengths > samples)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"lengths[{row}] is {int(lengths[row])}: it must be from 0 to {samples}, the samples "
+            "there are"
+        )
 
 
 class Spectrogram(nn.Module):
@@ -159,8 +172,11 @@ class Spectrogram(nn.Module):
             signals = F.pad(signals, (0, size - signals.shape[1]))
         if len(lengths) and int(lengths.min()) < size:
             # The one frame of a short signal reaches past its end.
-            past = torch.arange(signals.shape[1]) >= lengths[:, None]
+            past = torch.arange(signals.shape[1], device=lengths.device) >= lengths[:, None]
             signals = signals.masked_fill(past.to(signals.device), 0.0)
+        if not len(signals):  # which not every FFT takes
+            bins = size // 2 + 1 if self.filters is None else self.filters.shape[1]
+            return signals.new_empty((0, bins, (signals.shape[1] - size) // self.hop + 1))
         with torch.autocast(signals.device.type, enabled=False):
             spectrum = torch.stft(
                 signals, size, self.hop, window=self.window, center=False, return_complex=True
@@ -212,14 +228,18 @@ class FrontEnd(nn.Module):
             audio: (N, samples). What it holds past ``lengths`` does not matter.
             lengths: (N,) int64 samples on the CPU.
             seed: Of the masks; None takes one from torch's generator of the CPU.
+
+        Raises:
+            ValueError: A length is negative, or above the samples.
         """
+        _check_lengths(lengths, audio.shape[1])
         frames = self.spectrogram.frames(lengths)
         values = self.spectrogram(audio, lengths)
         on_device = frames.to(values.device)
         masked = self.training and bool(self.time_masks or self.freq_masks)
         if masked and seed is None:
             # From the host whatever the device: checkpoints carry that generator's state.
-            seed = torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64)
+            seed = torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device="cpu")
         if self.norm is not None:
             features = self.norm(values[:, None], on_device, seed)[:, 0]
             return features.to(audio.dtype), frames
@@ -285,8 +305,12 @@ class ChannelFrontEnd(nn.Module):
                 not matter.
             lengths: (N,) int64 samples on the CPU.
             seed: Of the masks, see `fastctc.spectrogram_norm`.
+
+        Raises:
+            ValueError: A length is negative, or above the samples.
         """
-        _, batch, bands, electrodes = signals.shape
+        samples, batch, bands, electrodes = signals.shape
+        _check_lengths(lengths, samples)
         frames = self.spectrogram.frames(lengths)
         rows = signals.permute(1, 2, 3, 0).flatten(0, 2)
         power = self.spectrogram(rows, lengths.repeat_interleave(bands * electrodes))

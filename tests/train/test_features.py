@@ -226,6 +226,42 @@ def test_checkpoints_are_spared_what_follows_from_the_settings() -> None:
     assert not FrontEnd(FeatureConfig(kind="mel")).state_dict()
 
 
+@pytest.mark.parametrize("settings", EVERY)
+def test_a_batch_of_no_utterances(settings: dict[str, Any]) -> None:
+    none = torch.empty(0, dtype=torch.int64)
+    for samples in (3200, 5):
+        config = FeatureConfig(**settings)
+        features, frames = FrontEnd(config)(torch.empty(0, samples), none)
+        assert features.shape == (0, config.bins, 19 if samples == 3200 else 1)
+        assert frames.shape == (0,)
+
+
+def test_lengths_that_do_not_fit_are_named() -> None:
+    signals = torch.zeros(1000, 2, 2, 16)
+    for lengths, message in (
+        ([9, -3], r"lengths\[1\] is -3: it must be from 0 to 1000"),
+        ([1001, 9], r"lengths\[0\] is 1001"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            FrontEnd(FeatureConfig())(signals[:, :, 0, 0].T, torch.tensor(lengths))
+        with pytest.raises(ValueError, match=message):
+            ChannelFrontEnd()(signals, torch.tensor(lengths))
+
+
+@pytest.mark.parametrize("normalise", ["utterance", "global", "none"])
+def test_another_default_device_changes_nothing(normalise: Any) -> None:
+    masks = {} if normalise == "none" else MASKED
+    front_end = FrontEnd(FeatureConfig(normalise=normalise, **masks))
+    audio = _noise(4, 3200)
+    found = []
+    for device in ("cpu", "meta"):
+        torch.manual_seed(0)
+        with torch.device(device):
+            features, _ = front_end(audio, LENGTHS)
+        found.append(features)
+    assert torch.equal(*found)
+
+
 # ---- several channels
 
 
@@ -280,6 +316,8 @@ def test_spectra_have_a_gradient() -> None:
     [
         ({"kind": "mfcc"}, "features.kind is 'mfcc': linear and mel exist"),
         ({"hop": 0}, "features.hop is 0"),
+        ({"window": True}, "features.window is True: a whole number of at least 1"),
+        ({"window": 320.0}, "features.window is 320.0: a whole number"),
         ({"kind": "mel", "mels": 300}, "features.mels is 300"),
         ({"normalise": "whitened"}, "features.normalise is 'whitened'"),
         ({"spectrum": "cepstrum"}, "'cepstrum': auto, magnitude and power exist"),

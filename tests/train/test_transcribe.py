@@ -174,6 +174,7 @@ def test_another_sample_rate_is_resampled(run: Path, capsys: pytest.CaptureFixtu
         (["--beam-size", "-1"], "beam_size is -1"),
         (["--nbest", "99"], "nbest is 99: it must be from 1 to 50"),
         (["--hotwords", "caf\u00e9"], "cannot be spelled"),
+        (["--device", "meta"], "--device meta: cannot be used (it must be cpu, cuda or cuda:N)"),
         (["--device", "tpu"], "--device tpu: cannot be used"),
         (["--device", "cuda:77"], "--device cuda:77: cannot be used"),
     ],
