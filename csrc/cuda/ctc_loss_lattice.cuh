@@ -38,8 +38,8 @@ struct alignas(K * sizeof(Scalar) < 16 ? K * sizeof(Scalar) : 16) LaneStates {
   typename Number<Scalar>::Exponent state[K];
 };
 
-// No more bits than this can a state rise above the largest exponent of all that reach it within a block of frames: up to
-// three are added in each, and the mantissa of what comes in from another warp has grown as long.
+// No more bits than this can a state rise above the largest exponent of all that reach it within a block of frames: up
+// to three are added in each, and the mantissa of what comes in from another warp has grown as long.
 constexpr int kBlockGrowth = 21;
 
 // What a warp hands to the next one: the q of its last lane before each frame of a block, for two blocks in turn.
