@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from fastctc._backends import BACKENDS
 from fastctc._native import _C
 
 # The same examples in every run, and no example fails for being slow on a busy machine.
@@ -51,3 +52,15 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def device() -> Iterator[torch.device]:
+    """Where a call's tensors are, out of the host's sight: a GPU, or the emulator's."""
+    if cuda_backends.EMULATED:
+        with BACKENDS["cpu"].everything_on_device():
+            yield torch.device("cpu")
+    elif torch.cuda.is_available() and "cuda" in BACKENDS:
+        yield torch.device("cuda")
+    else:
+        pytest.skip("needs a CUDA device and a build for it, or the emulator")

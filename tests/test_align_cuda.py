@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -35,18 +34,6 @@ needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available() or "cuda" not in BACKENDS,
     reason="needs a CUDA device and a build with the CUDA library",
 )
-
-
-@pytest.fixture
-def device() -> Iterator[torch.device]:
-    """Where the scores, the targets and the lengths are, out of the host's sight."""
-    if EMULATED:
-        with BACKENDS["cpu"].everything_on_device():
-            yield torch.device("cpu")
-    elif torch.cuda.is_available() and "cuda" in BACKENDS:
-        yield torch.device("cuda")
-    else:
-        pytest.skip("needs a CUDA device and a build for it, or the emulator")
 
 
 def to(device: torch.device, case: Case) -> Case:

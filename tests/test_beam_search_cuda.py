@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import decoder_cases as cases
@@ -25,18 +24,6 @@ needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available() or "cuda" not in BACKENDS,
     reason="needs a CUDA device and a build with the CUDA library",
 )
-
-
-@pytest.fixture
-def device() -> Iterator[torch.device]:
-    """Where the emissions and the lengths are, out of the host's sight."""
-    if EMULATED:
-        with BACKENDS["cpu"].everything_on_device():
-            yield torch.device("cpu")
-    elif torch.cuda.is_available() and "cuda" in BACKENDS:
-        yield torch.device("cuda")
-    else:
-        pytest.skip("needs a CUDA device and a build for it, or the emulator")
 
 
 def decoder(classes: int, beam: int, **options: Any) -> CTCDecoder:

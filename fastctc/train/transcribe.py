@@ -151,12 +151,14 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise NotImplementedError("it must be cpu, cuda or cuda:N")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        served = device.type in ("cpu", "cuda")
+        if served:
+            torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--device {name}: cannot be used ({reason})") from error
+    if not served:
+        raise ConfigError(f"--device {name}: cannot be used (it must be cpu, cuda or cuda:N)")
     return device
 
 
