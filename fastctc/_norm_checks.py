@@ -97,7 +97,7 @@ def lengths_of(x: Tensor, lengths: Any) -> Tensor:
     if not isinstance(lengths, Tensor):
         try:
             lengths = torch.tensor(lengths, device="cpu")
-        except (TypeError, ValueError) as wrong:
+        except (TypeError, ValueError, RuntimeError) as wrong:
             raise TypeError(f"lengths must be a tensor or a list of ints: {wrong}") from None
         if lengths.numel() == 0:
             lengths = lengths.to(torch.int64)

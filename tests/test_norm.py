@@ -339,6 +339,7 @@ def test_the_gradient_has_no_second_derivative():
         ({"lengths": [9]}, ValueError, "each of the 2 utterances"),
         ({"lengths": [9.0, 9.0]}, TypeError, "lengths must be integers, got torch.float32"),
         ({"lengths": "99"}, TypeError, "lengths must be a tensor or a list"),
+        ({"lengths": object()}, TypeError, "lengths must be a tensor or a list"),
         ({"layout": "NTQ"}, ValueError, "'NTQ'"),
         ({"layout": "NTBF"}, ValueError, "must have the 4 axes"),
         ({"over": "F"}, ValueError, "got 'F'"),
