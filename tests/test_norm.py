@@ -374,6 +374,12 @@ def test_mistakes_are_named(change, error, said):
         fastctc.spectrogram_norm(**{"x": torch.randn(2, 9, 5)} | change)
 
 
+@pytest.mark.parametrize("shape", [(2, 0, 5), (2, 4, 0)])
+def test_lengths_of_empty_batches_are_checked(shape):
+    with pytest.raises(ValueError, match=rf"lengths\[1\] is 9: it must be from 0 to {shape[1]}"):
+        fastctc.spectrogram_norm(torch.zeros(shape), [0, 9])
+
+
 def test_lengths_on_the_host_of_a_batch_on_a_device():
     x = torch.empty((2, 9, 1, 1, 5), device="meta")
     for lengths in ([9, 12], torch.tensor([9, 12])):
