@@ -224,7 +224,14 @@ class Fusion:
         return bonus
 
     def trace(self, tokens: Sequence[int]) -> Trace:
-        """What a hypothesis gets, from its first token to its end, and its words."""
+        """What a hypothesis gets, from its first token to its end, and its words.
+
+        Raises:
+            ValueError: a token is no class.
+        """
+        for token in tokens:
+            if not 0 <= token < len(self.tokens):
+                raise ValueError(f"token {token} is none of the {len(self.tokens)} classes")
         array = np.asarray(tokens, np.int32)
         allowed, lm_score, word_score, hotword_score, spans = compiled().fusion_trace(
             self.address, array.ctypes.data, len(array)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastctc._checks import INTEGRAL
+from fastctc._native import _C
 from fastctc._norm import DTYPES, LOG1P, LOG10, NO_LOG, SHARE_ONE, MaskOptions
 
 CANONICAL = "NTBEF"
@@ -97,7 +98,7 @@ def lengths_of(x: Tensor, lengths: Any) -> Tensor:
     if not isinstance(lengths, Tensor):
         try:
             lengths = torch.tensor(lengths, device="cpu")
-        except (TypeError, ValueError) as wrong:
+        except (TypeError, ValueError, RuntimeError) as wrong:
             raise TypeError(f"lengths must be a tensor or a list of ints: {wrong}") from None
         if lengths.numel() == 0:
             lengths = lengths.to(torch.int64)
@@ -109,8 +110,9 @@ def lengths_of(x: Tensor, lengths: Any) -> Tensor:
             f"{tuple(lengths.shape)}"
         )
     lengths = lengths.detach().reshape(batch)
-    # For a batch on the CPU the kernels look.
-    if lengths.is_cpu and not x.is_cpu and not torch.compiler.is_compiling():
+    # The kernels of the CPU look for themselves, once there are values.
+    unseen = not torch.compiler.is_compiling() and (not x.is_cpu or _C is None or not x.numel())
+    if lengths.is_cpu and unseen:
         for row, length in enumerate(lengths.tolist()):
             if not 0 <= length <= frames:
                 raise ValueError(

@@ -178,10 +178,15 @@ class _ByOperator:
         return torch.ops.fastctc.spectrogram_gradient_sums(*arguments[:-1], *arguments[-1])
 
 
-def _gradients(served: Any, ctx: Any, grad: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
-    """Those of the canonical x, weight and bias, by the functions of `served`."""
-    _, lengths, mean, var, weight, masks = ctx.saved_tensors
-    arguments, options = (grad, x, lengths, mean, var), NormOptions(*ctx.options)
+def _gradients(
+    served: Any, ctx: Any, grad: Tensor, saved: tuple[Tensor, ...]
+) -> tuple[Tensor | None, ...]:
+    """Those of the canonical x, weight and bias, by the functions of `served`.
+
+    `saved` begins with the canonical x. Checkpointing lets nobody ask for saved tensors twice.
+    """
+    *inputs, weight, masks = saved
+    arguments, options = (grad, *inputs), NormOptions(*ctx.options)
     dx = None
     if ctx.needs_input_grad[0]:
         dx, *sums = served.backward(*arguments, weight, masks, ctx.time_masks, options)
@@ -191,7 +196,7 @@ def _gradients(served: Any, ctx: Any, grad: Tensor, x: Tensor) -> tuple[Tensor |
 
 
 def _norm_vjp(ctx: Any, grad: Tensor, *of_statistics: Any) -> tuple[Tensor | None, ...]:
-    dx, *of_channels = _gradients(_ByOperator, ctx, grad, ctx.saved_tensors[0])
+    dx, *of_channels = _gradients(_ByOperator, ctx, grad, ctx.saved_tensors)
     return (dx, None, *of_channels, *[None] * 7)
 
 
@@ -262,11 +267,11 @@ class _Norm(torch.autograd.Function):
             return (None,) * 8
         # What differentiates the gradient again, or asks for many at once, has to see an operator.
         again = torch.is_grad_enabled() or is_transformed(grads[0])
-        x, layout = ctx.saved_tensors[0], ctx.layout
+        layout = ctx.layout
+        x, *others = ctx.saved_tensors
         served = _ByOperator if again else kernels(x.device.type)
-        dx, *of_channels = _gradients(
-            served, ctx, canonical(grads[0], layout), canonical(x, layout)
-        )
+        saved = (canonical(x, layout), *others)
+        dx, *of_channels = _gradients(served, ctx, canonical(grads[0], layout), saved)
         dx = None if dx is None else restored(dx, layout)
         return (dx, None, None, *of_channels, None, None, None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ __all__ = ["NGramModel", "WordScore"]
 SPECIAL_WORDS = frozenset(("<s>", "</s>", "<unk>", "<UNK>"))
 _PIECE = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
+_LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 
 def compiled() -> ModuleType:
@@ -164,7 +166,8 @@ class NGramModel:
         scores = self.word_scores(sentence)
         if not scores:
             raise ValueError("perplexity of no words: the sentence is empty, the model has no </s>")
-        return math.exp(-math.fsum(word.score for word in scores) / len(scores))
+        surprise = -math.fsum(word.score for word in scores) / len(scores)
+        return math.exp(surprise) if surprise < _LARGEST_EXPONENT else math.inf
 
     def __repr__(self) -> str:
         listed = ", ".join(f"{count} {n}-grams" for n, count in enumerate(self.counts, 1))

@@ -289,11 +289,13 @@ def test_errors_are_relative_for_losses_and_absolute_for_gradients() -> None:
     assert accuracy.errors(result, exact, where_finite=True).gradient == 0.25
 
 
-def test_memory_is_the_peak_of_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_the_peak_of_one_step(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
     unsupported = memory.why_unsupported()
     if unsupported:
         pytest.skip(unsupported)
-    size = 48 * 2**20
+    # As the suite has it: pages that a core has fetched are counted in batches, core by core.
+    torch.set_num_threads(1)
+    size = 96 * 2**20
 
     def prepare(case: Any, scores: str, mode: str) -> Any:
         def step() -> None:
@@ -303,7 +305,7 @@ def test_memory_is_the_peak_of_one_step(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(memory, "OURS", SimpleNamespace(name="fastctc", prepare=prepare))
     peak = memory.peak_of_loss("fastctc", QUICK_WORKLOADS["A"])
-    assert size * 0.9 < peak < size * 1.5
+    assert size * 0.8 < peak < size * 1.5
 
 
 def sample_row(**changes: Any) -> dict[str, Any]:

@@ -247,6 +247,18 @@ def test_lengths_beyond_the_frames_and_no_frames_at_all() -> None:
     assert decoder.decode(probs[:0])[0].shape == (0, 10, 6)
 
 
+def test_another_default_device_changes_nothing() -> None:
+    probs, decoder = random_log_probs(2, 6, 4).exp(), OnlineCTCBeamDecoder(LABELS, beam_width=10)
+    found = []
+    for device in ("cpu", "meta"):
+        with torch.device(device):
+            found.append(CTCBeamDecoder(LABELS, beam_width=10).decode(probs, [5, 3]))
+            states = [DecoderState(decoder), DecoderState(decoder)]
+            found.append(decoder.decode(probs, states, [True, False], [5, 3]))
+    for ours, theirs in zip(found[:2], found[2:], strict=True):
+        assert all(map(torch.equal, ours, theirs))
+
+
 def test_a_probability_of_zero_is_the_least() -> None:
     probs = torch.tensor([[[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]]])
     (best, score), *_ = rows(CTCBeamDecoder(LABELS).decode(probs))

@@ -352,6 +352,21 @@ def test_word_pieces_have_boundaries_of_their_own(tmp_path: Path) -> None:
     assert best.words == ["ab", "b", "a"]
 
 
+@pytest.mark.parametrize("spelled", [False, True])
+def test_another_default_device_changes_nothing(spelled: bool, lexicon: str) -> None:
+    emissions = emissions_of("-a-b|-a")
+    found = []
+    for device in ("cpu", "meta"):
+        with torch.device(device):
+            decoder = ctc_decoder(lexicon if spelled else None, TOKENS)
+            decoder.decode_begin()
+            assert decoder.get_final_hypothesis()[0].tokens.shape == (0,)
+            found.append(decoder(emissions)[0][0])
+    assert found[0][1:3] == found[1][1:3]
+    assert torch.equal(found[0].tokens, found[1].tokens)
+    assert torch.equal(found[0].timesteps, found[1].timesteps)
+
+
 def test_the_cuda_decoder_on_the_cpu() -> None:
     log_probs = random_emissions(2, 5, 4, seed=7).log_softmax(-1)
     lengths = torch.tensor([5, 3], dtype=torch.int32)

@@ -163,6 +163,13 @@ def test_words_and_their_tokens() -> None:
     assert fusion.trace([]).words == []
 
 
+@pytest.mark.parametrize("token", [-1, len(TOKENS), 2**40])
+def test_a_token_that_is_no_class_has_no_trace(token: int) -> None:
+    fusion = Fusion(TOKENS, lexicon=Lexicon({"ab": "a b"}))
+    with pytest.raises(ValueError, match=f"token {token} is none of the 7 classes"):
+        fusion.trace([2, 3, token])
+
+
 def test_the_parts_of_a_trace() -> None:
     lm = model(WORD_ARPA)
     fusion = Fusion(

@@ -49,7 +49,7 @@ def test_stages_fail_on_their_own() -> None:
         stage("build", "print('built')", needs_build=False),
         stage("broken", "print('why'); raise SystemExit(3)"),
         gpu_check.Stage("absent", ["/no/such/program"], 60),
-        stage("endless", "print('begun', flush=True); import time; time.sleep(60)", 1),
+        gpu_check.Stage("endless", ["sh", "-c", "echo begun; exec sleep 60"], 2),
     ]
     results = gpu_check.run_all(planned, printed.append, 60)
     assert [r["status"] for r in results] == ["passed", "FAILED", "FAILED", "OUT OF TIME"]

@@ -155,6 +155,8 @@ def test_models_without_sentence_marks(tmp_path: Path) -> None:
     assert model.perplexity("a b") == pytest.approx(10**0.35)
     with pytest.raises(ValueError, match="perplexity of no words"):
         model.perplexity("")
+    hopeless = read(tmp_path, write({"a": (-0.5,)}), unknown_log10=-1000.0)
+    assert hopeless.perplexity("b") == math.inf
 
 
 def test_what_a_model_says_of_itself() -> None:

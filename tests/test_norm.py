@@ -339,6 +339,7 @@ def test_the_gradient_has_no_second_derivative():
         ({"lengths": [9]}, ValueError, "each of the 2 utterances"),
         ({"lengths": [9.0, 9.0]}, TypeError, "lengths must be integers, got torch.float32"),
         ({"lengths": "99"}, TypeError, "lengths must be a tensor or a list"),
+        ({"lengths": object()}, TypeError, "lengths must be a tensor or a list"),
         ({"layout": "NTQ"}, ValueError, "'NTQ'"),
         ({"layout": "NTBF"}, ValueError, "must have the 4 axes"),
         ({"over": "F"}, ValueError, "got 'F'"),
@@ -371,6 +372,12 @@ def test_the_gradient_has_no_second_derivative():
 def test_mistakes_are_named(change, error, said):
     with pytest.raises(error, match=said):
         fastctc.spectrogram_norm(**{"x": torch.randn(2, 9, 5)} | change)
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 5), (2, 4, 0)])
+def test_lengths_of_empty_batches_are_checked(shape):
+    with pytest.raises(ValueError, match=rf"lengths\[1\] is 9: it must be from 0 to {shape[1]}"):
+        fastctc.spectrogram_norm(torch.zeros(shape), [0, 9])
 
 
 def test_lengths_on_the_host_of_a_batch_on_a_device():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
 import fastctc
 from fastctc import _norm_ops
@@ -61,6 +62,27 @@ def test_an_input_that_was_overwritten_is_noticed() -> None:
     inner.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+def by_operator(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    view, masks = canonical(x, parse_layout("NTF")), (None, None, None, 0)
+    operator = torch.ops.fastctc.spectrogram_norm
+    return operator(view, lengths, *masks, True, False, 0, 1e-6, 1e-5)[0]
+
+
+def by_module(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    return fastctc.SequenceBatchNorm(7)(x, lengths)
+
+
+@pytest.mark.parametrize("norm", [fastctc.spectrogram_norm, by_module, by_operator])
+def test_checkpointing_gives_the_same_gradient(norm) -> None:
+    """It makes the tensors that a backward pass saved anew, and only once."""
+    x, lengths = batch("NTF")
+    found = []
+    for again in (False, True):
+        y = checkpoint(norm, x, lengths, use_reentrant=False) if again else norm(x, lengths)
+        found.append(torch.autograd.grad(torch.tanh(y).square().sum(), x))
+    torch.testing.assert_close(*found)
 
 
 def test_gradients_of_many_at_once() -> None:

@@ -130,8 +130,9 @@ def test_kept_memory_serves_sizes_that_fill_most_of_it(few_kept: int) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells")
-def test_freed_memory_goes_back_to_the_system(few_kept: int) -> None:
+def test_freed_memory_goes_back_to_the_system(few_kept: int, threads: None) -> None:
     """Pieces are no part of the heap, which would keep those between others that are alive."""
+    torch.set_num_threads(1)  # a thread that first asks for memory has a heap of its own mapped
 
     def mapped() -> int:  # unlike the resident pages, which Linux counts lazily, this is exact
         return int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
@@ -149,6 +150,13 @@ def test_freed_memory_goes_back_to_the_system(few_kept: int) -> None:
 def test_results_that_no_memory_is_left_for_are_refused() -> None:
     with pytest.raises(MemoryError, match=f"no memory for a result of {2**60} bytes"):
         output(2**60)
+
+
+@pytest.mark.parametrize("shape", [(2, 2**60 + 1, 1), (2, 2**59, 1), (2, 2**61, 1)])
+def test_results_that_no_number_of_64_bits_counts_are_refused(shape: tuple[int, ...]) -> None:
+    x = torch.zeros(1, 1, 1, dtype=torch.float64).expand(shape)
+    with pytest.raises(MemoryError, match="no memory for a result of"):
+        fastctc.spectrogram_norm(x)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells")

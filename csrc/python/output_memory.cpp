@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <limits>
 #include <memory>
 #include <new>
 #include <stdexcept>
@@ -61,7 +62,11 @@ void free_unused(PyObject* capsule) {
 
 py::object empty_output(std::vector<int64_t> shape, std::vector<int64_t> strides, int code, int bits) {
   int64_t bytes = bits / 8;
-  for (const int64_t size : shape) bytes *= size;
+  for (const int64_t size : shape) {
+    // The most that there is room for stands for all that is more.
+    const bool fits = size <= 0 || bytes <= std::numeric_limits<int64_t>::max() / size;
+    bytes = fits ? bytes * size : std::numeric_limits<int64_t>::max();
+  }
   if (bytes <= 0 || shape.size() != strides.size()) throw std::invalid_argument("no shape of a result");
   auto output = std::make_unique<Output>();
   output->shape = std::move(shape);

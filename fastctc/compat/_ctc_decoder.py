@@ -130,7 +130,8 @@ class CTCDecoder:
         """At most `nbest` hypotheses of what came since `decode_begin`, best first."""
         if self._kept is None:
             raise RuntimeError("get_final_hypothesis comes after decode_begin")
-        emissions = torch.cat(self._kept) if self._kept else torch.empty((0, len(self._tokens)))
+        nothing = torch.empty((0, len(self._tokens)), device="cpu")
+        emissions = torch.cat(self._kept) if self._kept else nothing
         self._kept = [emissions]
         if self._stream is not None:
             found = self._stream.hypotheses()
@@ -181,10 +182,10 @@ class CTCDecoder:
         if self._legacy_timesteps:
             tokens, starts = self._between_silences(tokens, spans, len(emissions))
         return CTCHypothesis(
-            torch.tensor(tokens, dtype=torch.int64),
+            torch.tensor(tokens, dtype=torch.int64, device="cpu"),
             words,
             score,
-            torch.tensor(starts, dtype=torch.int32),
+            torch.tensor(starts, dtype=torch.int32, device="cpu"),
         )
 
     def _spans(self, tokens: list[int], emissions: Tensor) -> list[tuple[int, int]]:
@@ -192,7 +193,8 @@ class CTCDecoder:
             return []
         # NaN counts as -inf in the search too
         scores = emissions.cpu().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
-        path, _ = forced_align(scores, torch.tensor(tokens), blank=self.blank, on_impossible="mark")
+        labels = torch.tensor(tokens, device="cpu")
+        path, _ = forced_align(scores, labels, blank=self.blank, on_impossible="mark")
         spans, start = [], 0
         for token, run in itertools.groupby(path.tolist()):
             end = start + len(list(run))

@@ -216,9 +216,9 @@ class OnlineCTCBeamDecoder(_Decoder):
         width = max((results[0].size(2) for results in found if results is not None), default=0)
         ended = any(results is not None for results in found)
         shape = (batch, self._beam_width if ended else 0, width)
-        labels, times = (torch.zeros(shape, dtype=torch.int32) for _ in range(2))
-        scores = torch.full((batch, self._beam_width), torch.inf)
-        out_lens = torch.zeros((batch, self._beam_width), dtype=torch.int32)
+        labels, times = (torch.zeros(shape, dtype=torch.int32, device="cpu") for _ in range(2))
+        scores = torch.full((batch, self._beam_width), torch.inf, device="cpu")
+        out_lens = torch.zeros((batch, self._beam_width), dtype=torch.int32, device="cpu")
         for n, results in enumerate(found):
             if results is None:
                 continue
@@ -266,7 +266,10 @@ def _at_most(frames: int, seq_lens: Any) -> Tensor | None:
     if seq_lens is None:
         return None
     try:
-        return torch.as_tensor(seq_lens).clamp(max=frames)
+        seq_lens = (
+            seq_lens if isinstance(seq_lens, Tensor) else torch.tensor(seq_lens, device="cpu")
+        )
+        return seq_lens.clamp(max=frames)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"seq_lens must be integers of 64 bits, got {seq_lens!r:.60}") from None
 
@@ -283,7 +286,7 @@ def _results(decoded: DecodedBatch, log_probs: Tensor, width: int) -> Results:
     peaks = _peaks(decoded, log_probs)
     batch, beams, longest = decoded.tokens.shape
     past = torch.arange(longest, device=peaks.device) >= decoded.lengths[..., None]
-    labels = torch.zeros((batch, beams, width), dtype=torch.int32)
+    labels = torch.zeros((batch, beams, width), dtype=torch.int32, device="cpu")
     times = torch.zeros_like(labels)
     labels[..., :longest] = decoded.tokens.masked_fill(past, 0)
     times[..., :longest] = peaks

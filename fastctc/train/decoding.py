@@ -32,7 +32,8 @@ def make_decoder(
     spellings.
 
     Raises:
-        ConfigError: A file cannot be read, or an option is out of range.
+        ConfigError: A file cannot be read, an option is out of range, or fastctc was installed
+            without its compiled library.
     """
     try:
         return CTCDecoder(
@@ -43,7 +44,7 @@ def make_decoder(
             lexicon=None if lexicon is None else _read_lexicon(lexicon),
             **options,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"decoding: {error}") from error
 
 

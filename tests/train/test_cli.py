@@ -78,7 +78,8 @@ def _assert_same_end(one: Path, other: Path) -> None:
     assert a["lr_schedulers"] == b["lr_schedulers"]
 
 
-def test_fit_validate_test_and_predict(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("needs_library")
+def test_fit_validate_test_and_predict(capsys: pytest.CaptureFixture[str]) -> None:
     _run("fit", "--config", "tiny.yaml", "--trainer.max_epochs", "1",
          "--trainer.limit_train_batches", "2")  # fmt: skip
     (folder,) = _folders()
@@ -241,6 +242,7 @@ def test_the_full_presets_take_a_step(preset: str, width: int) -> None:
     assert content["state_dict"]["network.convs.0.conv.weight"].shape == (32, 1, 41, 11)
 
 
+@pytest.mark.usefixtures("needs_library")
 def test_the_demo_on_tiny_settings(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["train", "validation", "heldout", "new_words"]
     tiny = [w for s in sizes for w in (f"--data.formant.{s}", "5")]

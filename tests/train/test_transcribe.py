@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastctc import cli
+from fastctc import _decode, cli
 from fastctc.estimate import arpa_lines
 
 pytest.importorskip("lightning", reason="lightning, of the train extra, is missing")
@@ -185,6 +185,16 @@ def test_mistakes_get_a_sentence(
     assert cli.main(["transcribe", "--checkpoint", str(run), "a.wav", *args]) == 2
     error = capsys.readouterr().err
     assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_without_the_compiled_library_there_is_a_sentence(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_decode, "_C", None)
+    assert cli.main(["transcribe", "--checkpoint", str(run), "a.wav"]) == 2
+    error = capsys.readouterr().err
+    assert "decoding: beam search needs fastctc's compiled library" in error
     assert len(error.splitlines()) == 1
 
 
