@@ -46,10 +46,10 @@ struct Hotwords {
   fastctc::FusionView view;
 
   explicit Hotwords(const Case& c) {
-    // each token is a symbol of its own; "1 2", "2 2 3" and "3" are worth something
+    // each token is a symbol of its own; "1 2", "2 2 3" and "3" are worth something, much even
     const int32_t symbols[] = {1, 2, 2, 2, 3, 3};
     const int64_t first[] = {0, 2, 5, 6};
-    const float bonuses[] = {1.5f, 2.5f, -0.75f};
+    const float bonuses[] = {4.5f, 7.5f, -0.75f};
     table = fastctc::make_hotwords(symbols, first, 3, bonuses, false);
     for (int32_t k = 0; k <= c.C; ++k) tokens.push_back(k);
     for (int32_t k = 0; k < c.C; ++k) tokens.push_back(k + 1 == c.C ? 1 : k + 1);
