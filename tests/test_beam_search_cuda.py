@@ -189,11 +189,12 @@ def test_tensors_are_as_wide_as_the_frames(device: torch.device) -> None:
     assert search.hypotheses(tensors) == search(emissions.to(device), lengths.to(device))
 
 
+@pytest.mark.parametrize("nbest", [3, 8, 20])  # 1 MiB is what 8 or 9 results take
 def test_alignment_takes_turns_where_memory_is_scarce(
-    device: torch.device, monkeypatch: pytest.MonkeyPatch
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, nbest: int
 ) -> None:
     emissions = torch.randn(5, 120, 9, generator=torch.manual_seed(3)).log_softmax(-1)
-    search = decoder(9, 8, nbest=3)
+    search = decoder(9, 20, nbest=nbest)
     lengths = torch.tensor([120, 7, 0, 64, 119])
     at_once = search.decode_tensors(emissions.to(device), lengths.to(device))
     monkeypatch.setattr(config, "max_workspace_mb", 1)

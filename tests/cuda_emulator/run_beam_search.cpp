@@ -281,6 +281,10 @@ bool run(const Case& c) {
   align.ends = out.ends.data();
   align.confidence = out.confidence.data();
   Buffer<char> align_scratch(fastctc::beam_align_cuda_scratch_bytes(align));
+  if (align_scratch.size() > c.align_bytes) {
+    std::printf("%d bytes for the alignment; ", int(align_scratch.size()));
+    return false;
+  }
   align.scratch = align_scratch.data();
   if (fastctc::beam_search_cuda(p) != 0 || fastctc::beam_align_cuda(align) != 0) {
     std::printf("a launch failed; ");
@@ -345,6 +349,7 @@ std::vector<Case> cases() {
   faults.logits = false;
   Case& turns = add("results_take_turns", 16, 4, 5, 4);
   turns.align_bytes = 40000;
+  add("results_of_an_utterance_take_turns", 16, 2, 5, 5).align_bytes = 10000;
   Case& global = add("states_in_global_memory", 12, 1, 5, 3);
   global.max_tokens = 1600;
   return all;
