@@ -189,11 +189,12 @@ def test_tensors_are_as_wide_as_the_frames(device: torch.device) -> None:
     assert search.hypotheses(tensors) == search(emissions.to(device), lengths.to(device))
 
 
+@pytest.mark.parametrize("nbest", [3, 8, 20])  # 1 MiB is what 8 or 9 results take
 def test_alignment_takes_turns_where_memory_is_scarce(
-    device: torch.device, monkeypatch: pytest.MonkeyPatch
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, nbest: int
 ) -> None:
     emissions = torch.randn(5, 120, 9, generator=torch.manual_seed(3)).log_softmax(-1)
-    search = decoder(9, 8, nbest=3)
+    search = decoder(9, 20, nbest=nbest)
     lengths = torch.tensor([120, 7, 0, 64, 119])
     at_once = search.decode_tensors(emissions.to(device), lengths.to(device))
     monkeypatch.setattr(config, "max_workspace_mb", 1)
@@ -373,6 +374,35 @@ def test_a_bonus_beyond_the_sums_is_refused(device: torch.device) -> None:
     with pytest.raises(ValueError, match=r"may add 81.* nats .* float32 .* at most 80"):
         search(emissions)
     assert search(emissions.double())[0][0].text
+
+
+@pytest.mark.parametrize("beam", [16, 40])
+def test_large_bonuses_follow_each_other(device: torch.device, beam: int) -> None:
+    """Of "b" and "bc", which have long been unlikely, one takes 79 nats and the other 79 more."""
+    frames = [[0, -80, -200], [0, -200, -80], [-20, 0, -200], [-20, -200, 0], [-1, -2, -3]]
+    log_probs = torch.tensor([frames], dtype=torch.float64)
+    hotwords = {"b": 79.0, "c": 79.0}
+    search = CTCDecoder("_bc", beam_size=beam, nbest=beam, hotwords=hotwords, word_boundary="")
+    exact = {tuple(h.tokens): h.score for h in on_cpu(search, log_probs)[0]}
+    found = {tuple(h.tokens): h.score for h in search(log_probs.float().to(device))[0]}
+    assert found == pytest.approx({tokens: exact[tokens] for tokens in found}, abs=1e-4)
+    assert max(found.values()) == pytest.approx(235.0, abs=1e-4)
+
+
+def test_a_large_bonus_leaves_the_next_frame_its_range(device: torch.device) -> None:
+    log_probs = torch.tensor([[[-1.0, -9, 0], [-30, 0, -40]]], device=device)
+    search = CTCDecoder("_bc", nbest=2, hotwords=["c"], hotword_weight=75.0, word_boundary="")
+    found = [(h.tokens, h.score) for h in search(log_probs)[0]]
+    assert found == [([2, 1], pytest.approx(75, abs=1e-4)), ([2], pytest.approx(45, abs=1e-4))]
+
+
+def test_blanks_below_the_normal_range_are_impossible(device: torch.device) -> None:
+    emissions = torch.randn(2, 10, 4, generator=torch.manual_seed(7)).mul(3)
+    for blank in (-86.0, -88.0, -95.0, -103.0):
+        emissions[:, :, 0] = blank
+        search = decoder(4, 8, blank_skip_threshold=1e-44)
+        expected = on_cpu(search, emissions, from_logits=True)
+        assert_same(search(emissions.to(device), from_logits=True), expected)
 
 
 def test_not_a_number_is_impossible_for_times_too(device: torch.device) -> None:

@@ -109,7 +109,7 @@ TimesPlan plan_times(const BeamAlignCudaParams& p, int64_t rows) {
   plan.align.N = rows;
   plan.align.C = shape.C;
   plan.align.max_labels = p.max_tokens;
-  plan.align.targets_per_utterance = p.search.nbest;
+  plan.align.targets_per_utterance = smaller(rows, p.search.nbest);
   Carver carve{static_cast<char*>(p.scratch)};
   plan.align_scratch = carve.take<char>(forced_align_cuda_scratch_bytes(plan.align));
   plan.paths = carve.take<int64_t>(rows * shape.T);
@@ -125,10 +125,11 @@ TimesPlan plan_times(const BeamAlignCudaParams& p, int64_t rows) {
   return plan;
 }
 
-// Whole utterances have their turn.
+// Whole utterances have their turn, or results of one.
 TimesPlan plan_times(const BeamAlignCudaParams& p) {
-  const int64_t one = plan_times(p, p.search.nbest).bytes;
-  return plan_times(p, p.search.nbest * larger(1, smaller(p.search.shape.N, p.max_bytes / one)));
+  const int64_t nbest = p.search.nbest, utterances = p.max_bytes / plan_times(p, nbest).bytes;
+  if (utterances > 0) return plan_times(p, nbest * smaller(p.search.shape.N, utterances));
+  return plan_times(p, larger(1, smaller(nbest, p.max_bytes / plan_times(p, 1).bytes)));
 }
 
 template <class X>
@@ -158,9 +159,11 @@ cudaError_t launch_times(X*, const BeamAlignCudaParams& p) {
   align.row_faults = plan.faults;
   align.nan_is_impossible = true;
   align.shape = plan.align;
-  for (int64_t first = 0; first < all; first += plan.rows) {
-    const int64_t n = first / search.nbest, rows = smaller(plan.rows, all - first);
+  for (int64_t first = 0, rows; first < all; first += rows) {
+    const int64_t n = first / search.nbest, end = plan.rows < search.nbest ? (n + 1) * search.nbest : all;
+    rows = smaller(plan.rows, end - first);
     align.shape.N = rows;
+    align.shape.targets_per_utterance = smaller(rows, search.nbest);
     align.scores = static_cast<const X*>(search.scores) + n * search.scores_stride_n;
     align.targets = search.tokens + first * T;
     align.input_lengths = search.lengths + n;

@@ -17,6 +17,9 @@ struct Beam {
   using Group = Team<Scalar, one_warp>;
   using Limits = BeamLimits<Scalar>;
   static constexpr int width = beam_width(one_warp);  // no less than there are threads
+  // Without a bonus no mass is 2^this. With one, its square could pass the largest number, and a frame's probabilities
+  // times so small a scale the smallest.
+  static constexpr int kMostRaised = 2;
   using Shared = BeamShared<Scalar, fused, width>;
 
   const BeamCall& call;
@@ -104,14 +107,16 @@ struct Beam {
     const FrameHead<Scalar> head = *reinterpret_cast<const FrameHead<Scalar>*>(record);
     tokens = classes_of<Scalar>(record);
     values = values_of<Scalar>(record, call.room);
-    if (!(largest > 0) || head.kind == kNothing) return false;
+    if (!(largest >= Limits::kTiny) || head.kind == kNothing) return false;
     const int raised = exponent_of(largest);
-    const Scalar scale = Scalar(two_to(-raised));
+    Scalar scale = Scalar(two_to(-raised));
     exponent += raised;
+    if constexpr (fused)
+      if (raised > kMostRaised) scale = shrink(scale);
     log_scale += head.log_scale;
     const Scalar blank_y = head.blank * scale;
     if (head.kind == kOnlyBlank) {
-      const Scalar x = s.total[slot] * blank_y;
+      const Scalar x = normal(s.total[slot] * blank_y);
       s.total[slot] = s.blank[slot] = x;
       token_mass = 0;
       measure(x);
@@ -121,6 +126,16 @@ struct Beam {
     extend(head.tokens, scale);
     settle();
     return true;
+  }
+
+  // Scales the masses themselves, and returns the scale that is left.
+  __device__ __forceinline__ Scalar shrink(Scalar scale) {
+    s.total[slot] = normal(s.total[slot] * scale);
+    s.blank[slot] = normal(s.blank[slot] * scale);
+    token_mass = normal(token_mass * scale);
+    reach *= scale;
+    team.sync();
+    return 1;
   }
 
   __device__ __forceinline__ void measure(Scalar total) {
@@ -134,8 +149,7 @@ struct Beam {
   // Masses after the frame of the prefixes that are in the beam, and what a new one must reach.
   __device__ __forceinline__ void stay_on(const FrameHead<Scalar>& head, Scalar blank_y, Scalar scale,
                                           Scalar last_score) {
-    const Scalar z = last_score - head.top;
-    const Scalar y = z > 2 * Limits::kLowest ? exp(z) * scale : Scalar(0);
+    const Scalar y = normal(exp(last_score - head.top)) * scale;
     Scalar pulled = 0;
     if (parent_slot >= 0) pulled = (repeats ? s.blank : s.total)[parent_slot];
     if constexpr (fused) pulled = exact_product(pulled, factor);
@@ -172,7 +186,7 @@ struct Beam {
       Scalar product = 0;
       if (k < count && of < B) {
         const int token = tokens[k];
-        product = exact_product(token == last ? blank : total, values[k] * scale);
+        product = normal(exact_product(token == last ? blank : total, values[k] * scale));
         if (!(exact_product(product, outlook) >= bound) || in_beam(of, token)) product = 0;
         if constexpr (fused)
           if (product > 0) product = priced(product, of, token);

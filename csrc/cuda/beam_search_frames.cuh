@@ -184,11 +184,11 @@ __global__ void __launch_bounds__(kFrameThreads, 4) frames_kernel(const __grid_c
     values_of<Scalar>(record, call.room)[place] = precise_exp(best.score[k] - sums_of_row.top);
   }
   if (lane > 0) return;
-  const Scalar top = sums_of_row.top, z = to_scalar(row[p.blank]) - top;
+  const Scalar top = sums_of_row.top;
   FrameHead<Scalar> head;
   head.log_scale = p.from_logits ? -sums_of_row.log_sum : double(top);
   head.top = top;
-  head.blank = z > 2 * BeamLimits<Scalar>::kLowest ? precise_exp(z) : Scalar(0);
+  head.blank = normal(precise_exp(to_scalar(row[p.blank]) - top));
   head.tokens = kept - (blank_at < kept);
   const double top_probability = exp(head.log_scale);
   head.kind = kOrdinary;

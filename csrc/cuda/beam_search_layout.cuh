@@ -38,6 +38,12 @@ struct BeamLimits<double> {
   static constexpr double kLowest = -708.4;
 };
 
+// 0 for NaN and below the normal range: a bonus would make much of the few bits that are left there.
+template <class Scalar>
+__device__ __forceinline__ Scalar normal(Scalar x) {
+  return x >= BeamLimits<Scalar>::kTiny ? x : Scalar(0);
+}
+
 using NodeKey = unsigned long long;
 constexpr NodeKey kFreeNode = ~NodeKey(0);
 

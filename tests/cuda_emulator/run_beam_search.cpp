@@ -46,10 +46,10 @@ struct Hotwords {
   fastctc::FusionView view;
 
   explicit Hotwords(const Case& c) {
-    // each token is a symbol of its own; "1 2", "2 2 3" and "3" are worth something
+    // each token is a symbol of its own; "1 2", "2 2 3" and "3" are worth something, much even
     const int32_t symbols[] = {1, 2, 2, 2, 3, 3};
     const int64_t first[] = {0, 2, 5, 6};
-    const float bonuses[] = {1.5f, 2.5f, -0.75f};
+    const float bonuses[] = {4.5f, 7.5f, -0.75f};
     table = fastctc::make_hotwords(symbols, first, 3, bonuses, false);
     for (int32_t k = 0; k <= c.C; ++k) tokens.push_back(k);
     for (int32_t k = 0; k < c.C; ++k) tokens.push_back(k + 1 == c.C ? 1 : k + 1);
@@ -281,6 +281,10 @@ bool run(const Case& c) {
   align.ends = out.ends.data();
   align.confidence = out.confidence.data();
   Buffer<char> align_scratch(fastctc::beam_align_cuda_scratch_bytes(align));
+  if (align_scratch.size() > c.align_bytes) {
+    std::printf("%d bytes for the alignment; ", int(align_scratch.size()));
+    return false;
+  }
   align.scratch = align_scratch.data();
   if (fastctc::beam_search_cuda(p) != 0 || fastctc::beam_align_cuda(align) != 0) {
     std::printf("a launch failed; ");
@@ -345,6 +349,7 @@ std::vector<Case> cases() {
   faults.logits = false;
   Case& turns = add("results_take_turns", 16, 4, 5, 4);
   turns.align_bytes = 40000;
+  add("results_of_an_utterance_take_turns", 16, 2, 5, 5).align_bytes = 10000;
   Case& global = add("states_in_global_memory", 12, 1, 5, 3);
   global.max_tokens = 1600;
   return all;

@@ -58,7 +58,8 @@ class BeamSearch {
 
   // Back to before the first frame; keeps the memory.
   void restart();
-  // (frames, C) scores, classes contiguous and frames `stride` elements apart. Throws std::bad_alloc, after which only
+  // (frames, C) scores, classes contiguous and frames `stride` elements apart. Throws std::bad_alloc, and
+  // std::range_error where one token adds more than the sums can hold (80 nats, in double 700); after either only
   // restart() may follow.
   void advance(const void* scores, int64_t stride, int64_t frames);
   // At most `nbest`, as if the utterance ended here, without timesteps. Throws std::bad_alloc.
@@ -83,7 +84,7 @@ struct BeamSearchParams {
   int num_threads = 1;
 };
 
-// The `nbest` best of each utterance. Throws std::bad_alloc. Safe to call from many threads at once.
+// The `nbest` best of each utterance. Throws what BeamSearch throws. Safe to call from many threads at once.
 std::vector<BeamResults> beam_search_cpu(const BeamSearchParams& params);
 
 }  // namespace fastctc

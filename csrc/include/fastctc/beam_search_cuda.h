@@ -42,7 +42,9 @@ struct BeamSearchCudaParams {
   int64_t blank = 0;  // 0 <= blank < C
   bool from_logits = false;
   double beam_threshold = 1e300, top_p = 1, blank_skip_threshold = 1;  // as in BeamSearchOptions
-  const FusionView* fusion = nullptr;  // on the host, to tables on the device; null exactly where not shape.fused
+  // On the host, to tables on the device; null exactly where not shape.fused. fusion_largest_bonus() is at most 80, in
+  // float64 700: what one token adds is a factor of a scaled mass.
+  const FusionView* fusion = nullptr;
 
   void* scratch = nullptr;  // beam_search_cuda_scratch_bytes, a multiple of 256 as address
 
@@ -71,8 +73,9 @@ struct BeamAlignCudaParams {
   float* confidence = nullptr;  // (N, nbest, T); 0 past each length. Null: not wanted
 };
 
-// Host arithmetic. For each frame of each result whose turn it is 12 bytes and 1/4 byte for each of max_tokens + 1
-// pairs of states, rounded up to 32; with confidence 8 bytes more for each pair.
+// Host arithmetic. For each frame of each result whose turn it is 12 bytes (float64: 16), 8 more from 512 max_tokens
+// on, and 1/4 byte for each of max_tokens + 1 pairs of states, rounded up to 32; with confidence 8 bytes more for each
+// pair.
 int64_t beam_align_cuda_scratch_bytes(const BeamAlignCudaParams& params);
 
 // As beam_search_cuda.
