@@ -360,8 +360,8 @@ PLAIN = ["-", "a", "b"]
     ("tokens", "options", "message"),
     [
         (TOKENS, {"lm_weight": -1.0}, "lm_weight must be at least 0, not -1.0"),
-        (TOKENS, {"lm_weight": NAN}, "lm_weight must be a finite number, not nan"),
-        (TOKENS, {"word_score": math.inf}, "word_score must be a finite number, not inf"),
+        (TOKENS, {"lm_weight": NAN}, "lm_weight is nan: it must be from"),
+        (TOKENS, {"word_score": math.inf}, "word_score is inf: it must be from"),
         (
             TOKENS,
             {"word_score": 1e7},
@@ -381,7 +381,7 @@ PLAIN = ["-", "a", "b"]
         (["-", "|", "a"], {"lexicon": Lexicon({"a": "|"})}, "nothing, or two words"),
         (TOKENS, {"hotwords": ["ax"]}, "hotword 'ax' cannot be spelled: no token has 'x'"),
         (TOKENS, {"hotwords": [" "]}, "hotword ' ' is empty"),
-        (TOKENS, {"hotwords": {"a": NAN}}, "bonus of hotword 'a' must be a finite number"),
+        (TOKENS, {"hotwords": {"a": NAN}}, "bonus of hotword 'a' is nan: it must be from"),
         (PLAIN, {"hotwords": ["a b"]}, "hotword 'a b' has a blank"),
         (PLAIN, {"lexicon": Lexicon(["a"])}, "lexicon needs a token that is a boundary"),
         (PLAIN, {"word_score": 1.0}, "word_score needs a token that is a boundary"),

@@ -114,8 +114,7 @@ void bind_beam_search(py::module_& m) {
              Batch batch{beam.best(nbest)};
              beam.align(at<const void>(scores), stride, frames, batch.front());
              return batch;
-           })
-      .def("restart", &fastctc::BeamSearch::restart);
+           });
 
   m.def("beam_search_cpu", &search,
         "Prefix beam search on host memory, given by addresses; see fastctc/beam_search.h for each argument.",
