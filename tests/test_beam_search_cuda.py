@@ -189,11 +189,12 @@ def test_tensors_are_as_wide_as_the_frames(device: torch.device) -> None:
     assert search.hypotheses(tensors) == search(emissions.to(device), lengths.to(device))
 
 
+@pytest.mark.parametrize("nbest", [3, 8])  # segments are enough for one turn, or for two
 def test_alignment_takes_turns_where_memory_is_scarce(
-    device: torch.device, monkeypatch: pytest.MonkeyPatch
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, nbest: int
 ) -> None:
     emissions = torch.randn(5, 120, 9, generator=torch.manual_seed(3)).log_softmax(-1)
-    search = decoder(9, 8, nbest=3)
+    search = decoder(9, 8, nbest=nbest)
     lengths = torch.tensor([120, 7, 0, 64, 119])
     at_once = search.decode_tensors(emissions.to(device), lengths.to(device))
     monkeypatch.setattr(config, "max_workspace_mb", 1)
@@ -203,12 +204,16 @@ def test_alignment_takes_turns_where_memory_is_scarce(
     assert_same(search.hypotheses(in_turn), on_cpu(search, emissions, lengths))
 
 
-def test_long_utterances(device: torch.device) -> None:
+def test_long_utterances(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many more prefixes come and go than the beam holds; states lie in global memory."""
     emissions = torch.randn(1, 1600, 4, generator=torch.manual_seed(4)).log_softmax(-1)
     search = decoder(4, 5, nbest=2)
     tensors = search.decode_tensors(emissions.to(device))
     assert_same(search.hypotheses(tensors), on_cpu(search, emissions), 1e-3)
+    monkeypatch.setattr(config, "max_workspace_mb", 1)
+    in_segments = search.decode_tensors(emissions.to(device))
+    for one, other in zip(tensors, in_segments, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_lengths_out_of_range_have_no_hypotheses(
@@ -373,6 +378,16 @@ def test_a_bonus_beyond_the_sums_is_refused(device: torch.device) -> None:
     with pytest.raises(ValueError, match=r"may add 81.* nats .* float32 .* at most 80"):
         search(emissions)
     assert search(emissions.double())[0][0].text
+
+
+def test_long_tokens_and_short_hotwords_are_served(device: torch.device) -> None:
+    pieces = [
+        "_",
+        *(f"\N{LOWER ONE EIGHTH BLOCK}{word}" for word in ("internationalisation", "a", "i")),
+    ]
+    search = CTCDecoder(pieces, hotwords={"a": 8.0, "i": 8.0}, beam_size=6)
+    emissions = torch.randn(2, 9, 4, generator=torch.manual_seed(6)).log_softmax(-1)
+    assert_same(search(emissions.to(device)), on_cpu(search, emissions))
 
 
 def test_not_a_number_is_impossible_for_times_too(device: torch.device) -> None:
