@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastctc import _checks, _cpu, config
+from fastctc._arguments import flag, whole_number, whole_number_in
 from fastctc._backends import BACKENDS
 from fastctc._cuda import Cuda
 from fastctc._dispatch import wants_dispatcher
@@ -41,13 +42,12 @@ def check_options(
     blank: Any, from_logits: Any, batch_first: Any, on_impossible: Any
 ) -> AlignOptions:
     """Check the scalar arguments, except for what depends on the tensors."""
-    for name, value in (("from_logits", from_logits), ("batch_first", batch_first)):
-        if type(value) is not bool:
-            raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
+    flag("from_logits", from_logits)
+    flag("batch_first", batch_first)
     if on_impossible not in ("raise", "mark"):
         raise ValueError(f"on_impossible must be 'raise' or 'mark', got {on_impossible!r}")
     if type(blank) is not int:
-        blank = _checks.whole_number("blank", blank)
+        blank = whole_number("blank", blank)
     return AlignOptions(blank, from_logits, batch_first, on_impossible == "mark")
 
 
@@ -102,7 +102,11 @@ def _lengths(name: str, lengths: Any, batch: int, longest: int) -> Tensor:
     if lengths is None:
         return torch.full((batch,), longest, dtype=torch.int64, device="cpu")
     if isinstance(lengths, (list, tuple)):
-        lengths = _checks.length_list(name, lengths)
+        ints = [
+            whole_number_in(f"{name}[{row}]", length, -(2**63), 2**63 - 1)
+            for row, length in enumerate(lengths)
+        ]
+        lengths = torch.tensor(ints, dtype=torch.int64, device="cpu")
     if not isinstance(lengths, Tensor):
         raise TypeError(f"{name} must be a Tensor, list or tuple, got {type(lengths).__name__}")
     if lengths.dtype not in _checks.INTEGRAL:

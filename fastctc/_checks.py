@@ -5,14 +5,14 @@ Where torch's loss has a sentence for a mistake, it is the sentence used here: p
 
 from __future__ import annotations
 
-import operator
 import warnings
 from collections.abc import Callable
-from numbers import Real
 from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
+
+from fastctc._arguments import whole_number
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 NONE = REDUCTIONS["none"]
@@ -151,21 +151,6 @@ def integer(name: str, value: Any) -> int:
         return whole_number(name, value)
     except TypeError as error:
         raise invalid_arguments(str(error)) from None
-
-
-def whole_number(name: str, value: Any) -> int:
-    """An int from anything that is a whole number, but not from a bool or a float."""
-    if not isinstance(value, bool):
-        try:
-            return operator.index(value)
-        except TypeError:
-            pass
-    raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a real number of Python or numpy, and no bool."""
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def invalid_arguments(reason: str) -> TypeError:

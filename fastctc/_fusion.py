@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fastctc._checks import is_number
+from fastctc._arguments import real_number
 from fastctc._spelling import BOUNDARY, PIECE_MARK, Spelling, find_boundary, flatten
 from fastctc.lexicon import Lexicon
 from fastctc.lm import SPECIAL_WORDS, NGramModel, address_of, compiled
@@ -119,7 +119,8 @@ class Fusion:
                 raise ValueError("unknown_score needs a lexicon, or an n-gram model of words")
             unknown_score = 0.0
         weight = float(lm_weight) if lm else 0.0
-        self._scores = (unit, weight, float(word_score), float(unknown_score))
+        unknown_score = real_number("unknown_score", unknown_score)
+        self._scores = (unit, weight, float(word_score), unknown_score)
         self._set_view()
 
     def _unit(self, lm: NGramModel, asked: str | None, boundary: str, blank: int) -> int:
@@ -276,28 +277,30 @@ def check_scores(
         TypeError: one is no number.
         ValueError: one is out of range, or there is no such unit.
     """
-    _check_finite("lm_weight", lm_weight)
-    _check_finite("word_score", word_score)
-    _check_finite("hotword_weight", hotword_weight)
+    check_weight("lm_weight", lm_weight)
+    check_weight("word_score", word_score)
+    check_weight("hotword_weight", hotword_weight)
     if lm_weight < 0:
         raise ValueError(f"lm_weight must be at least 0, not {lm_weight}")
     if lm_unit not in (None, *_UNITS):
         raise ValueError(f"lm_unit must be 'token' or 'word', not {lm_unit!r}")
     if unknown_score is None:
         return
-    if not is_number(unknown_score):
-        raise TypeError(f"unknown_score must be a number or None, not {unknown_score!r:.60}")
-    if not unknown_score < math.inf:
+    if not real_number("unknown_score", unknown_score) < math.inf:
         raise ValueError(f"unknown_score must be a number below infinity, not {unknown_score}")
 
 
-def _check_finite(name: str, value: Any) -> None:
-    if not is_number(value):
-        raise TypeError(f"{name} must be a number, not {value!r:.60}")
-    if not abs(value) < math.inf:
-        raise ValueError(f"{name} must be a finite number, not {value}")
-    if abs(value) > _LARGEST:
+def check_weight(name: str, value: Any) -> float:
+    """A weight or a bonus that sums of float32 can take.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is out of range.
+    """
+    number = real_number(name, value)
+    if not abs(number) <= _LARGEST:
         raise ValueError(f"{name} is {value}: it must be from {-_LARGEST:g} to {_LARGEST:g}")
+    return number
 
 
 def _refuse_words(lexicon: Lexicon | None, word_score: float) -> None:
@@ -331,7 +334,7 @@ def _make_hotwords(
     for phrase, bonus in bonuses.items():
         if not isinstance(phrase, str):
             raise TypeError(f"hotwords must be texts, got {type(phrase).__name__}")
-        _check_finite(f"the bonus of hotword {phrase!r}", bonus)
+        check_weight(f"the bonus of hotword {phrase!r}", bonus)
         for symbols in spelling.phrase(phrase):
             spelled.append(symbols)
             worth.append(bonus)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastctc._arguments import flag, real_number
 from fastctc._checks import INTEGRAL
 from fastctc._native import _C
 from fastctc._norm import DTYPES, LOG1P, LOG10, NO_LOG, SHARE_ONE, MaskOptions
@@ -123,9 +124,7 @@ def lengths_of(x: Tensor, lengths: Any) -> Tensor:
 
 def non_negative(name: str, value: Any) -> float:
     """A finite number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    number = float(value)
+    number = real_number(name, value)
     if not 0 <= number < math.inf:
         raise ValueError(f"{name} must be at least 0 and finite, got {value}")
     return number
@@ -135,13 +134,6 @@ def whole(value: Any) -> int | None:
     """A whole number of any type but bool; None for anything else."""
     integral = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     return int(value) if integral else None
-
-
-def flag(name: str, value: Any) -> bool:
-    """True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
-    return value
 
 
 def log_code(log: Any) -> int:

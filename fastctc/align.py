@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastctc import _align_ops
+from fastctc._arguments import whole_number
 from fastctc.loss import Lengths
 
 __all__ = ["TokenSpan", "forced_align", "merge_tokens"]
@@ -103,8 +104,12 @@ def merge_tokens(tokens: Tensor, scores: Tensor, blank: int = 0) -> list[TokenSp
 
     Raises:
         ValueError: `tokens` or `scores` is not 1-D, or they differ in length.
+        TypeError: an argument is of the wrong type.
     """
+    blank = whole_number("blank", blank)
     for name, values in (("tokens", tokens), ("scores", scores)):
+        if not isinstance(values, Tensor):
+            raise TypeError(f"{name} must be a Tensor, got {type(values).__name__}")
         if values.dim() != 1:
             raise ValueError(f"{name} must be 1-D, got a shape of {tuple(values.shape)}")
     if len(tokens) != len(scores):

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fastctc import _decode, _decode_cuda
-from fastctc._checks import DTYPE_CODES, is_number, whole_number
+from fastctc._arguments import flag, number_in, whole_number_in
+from fastctc._checks import DTYPE_CODES
 from fastctc._decode import DecodedBatch
 from fastctc._fusion import Fusion, check_scores
 from fastctc._spelling import check_tokens, find_boundary
@@ -80,12 +81,12 @@ def greedy_decode(
         lengths = lengths.to(emissions.device)
     else:
         lengths = _decode_cuda.check_lengths(backend, lengths, emissions)
-    blank = _check_integer("blank", blank, 0, emissions.size(-1) - 1)
+    blank = whole_number_in("blank", blank, 0, emissions.size(-1) - 1)
     if emissions.size(1) == 0:
         out = _decode.empty_batch(emissions.size(0), 1, 0, blank)
         out.scores.zero_()
         return DecodedBatch(*(tensor.to(emissions.device) for tensor in out))
-    decoded = _decode.greedy(emissions, lengths, blank, from_logits)
+    decoded = _decode.greedy(emissions, lengths, blank, flag("from_logits", from_logits))
     return decoded if backend is not None else _decode.as_wide_as_the_longest(decoded)
 
 
@@ -160,11 +161,11 @@ class CTCDecoder:
     ) -> None:
         self.tokens = check_tokens(tokens)
         classes = len(self.tokens)
-        blank = _check_integer("blank", blank, 0, classes - 1)
-        beam_size = _check_integer("beam_size", beam_size, 1, 2**16)
-        nbest = _check_integer("nbest", nbest, 1, beam_size)
+        blank = whole_number_in("blank", blank, 0, classes - 1)
+        beam_size = whole_number_in("beam_size", beam_size, 1, 2**16)
+        nbest = whole_number_in("nbest", nbest, 1, beam_size)
         if top_k is not None:
-            top_k = _check_integer("top_k", top_k, 1, 2**31)
+            top_k = whole_number_in("top_k", top_k, 1, 2**31)
         looked_at = min(classes, top_k or classes)
         if (beam_size + 64) * looked_at >= 2**31:
             raise ValueError(
@@ -172,19 +173,17 @@ class CTCDecoder:
                 "them): their product must be below 2^31"
             )
         check_scores(lm_weight, lm_unit, word_score, unknown_score, hotword_weight)
+        self.timesteps = flag("timesteps", timesteps)
+        self.confidence = flag("confidence", confidence)
         if confidence and not timesteps:
             raise ValueError("confidence=True needs timesteps=True")
         self.blank = blank
         self.beam_size = beam_size
         self.nbest = nbest
-        self.beam_threshold = _check_number("beam_threshold", beam_threshold, 0, math.inf)
+        self.beam_threshold = _optional("beam_threshold", beam_threshold, math.inf)
         self.top_k = top_k
-        self.top_p = _check_number("top_p", top_p, 0, 1)
-        self.blank_skip_threshold = _check_number(
-            "blank_skip_threshold", blank_skip_threshold, 0, 1
-        )
-        self.timesteps = timesteps
-        self.confidence = confidence
+        self.top_p = _optional("top_p", top_p, 1)
+        self.blank_skip_threshold = _optional("blank_skip_threshold", blank_skip_threshold, 1)
         self.word_boundary = find_boundary(self.tokens, blank, word_boundary)
         if isinstance(lm, (str, os.PathLike)):
             lm = NGramModel.from_arpa(lm)
@@ -271,18 +270,19 @@ class CTCDecoder:
             ValueError: a shape or a length is out of range; or language model, words and hotwords
                 add more than 80 nats (700 for float64 emissions) to a score by one token.
         """
-        emissions = _decode.check_emissions(emissions, (3,), len(self.tokens))
         out = self._search(emissions, lengths, from_logits, wait=False)
         return DecodedBatch(*(tensor.to(emissions.device) for tensor in out))
 
     def _search(
         self, emissions: Tensor, lengths: Any, from_logits: bool, wait: bool
     ) -> DecodedBatch:
+        emissions = _decode.check_emissions(emissions, (3,), len(self.tokens))
+        options = self._options[flag("from_logits", from_logits)]
         backend = _decode_cuda.backend_for(emissions, self.beam_size)
         if backend is not None:
             return _decode_cuda.beam_search(
                 backend,
-                self._options[bool(from_logits)],
+                options,
                 self.fusion,
                 emissions,
                 _decode_cuda.check_lengths(backend, lengths, emissions),
@@ -292,7 +292,6 @@ class CTCDecoder:
                 wait=wait,
             )
         lengths = _decode.check_lengths(lengths, emissions.size(0), emissions.size(1))
-        options = self._options[bool(from_logits)]
         emissions = _decode.with_adjacent_classes(emissions)
         return _decode.beam_search(options, emissions, lengths, self.nbest, self.blank)
 
@@ -304,7 +303,6 @@ class CTCDecoder:
         A frame without a finite score, or with +inf, leaves an utterance without hypotheses. NaN
         counts as -inf; with ``from_logits`` there is no softmax of it, and so no hypothesis.
         """
-        emissions = _decode.check_emissions(emissions, (3,), len(self.tokens))
         return self.hypotheses(self._search(emissions, lengths, from_logits, wait=True))
 
     def hypotheses(self, decoded: DecodedBatch) -> list[list[Hypothesis]]:
@@ -371,7 +369,7 @@ class CTCStream:
 
     def __init__(self, decoder: CTCDecoder, from_logits: bool) -> None:
         self._decoder = decoder
-        self._from_logits = bool(from_logits)
+        self._from_logits = flag("from_logits", from_logits)
         self._lock = threading.Lock()
         self._dtype: torch.dtype | None = None
         self._search: Any = None
@@ -445,18 +443,5 @@ class CTCStream:
             raise RuntimeError(f"the stream failed, and only reset() helps it: {self._failure}")
 
 
-def _check_integer(name: str, value: Any, least: int, most: int) -> int:
-    number = whole_number(name, value)
-    if not least <= number <= most:
-        raise ValueError(f"{name} is {number}: it must be from {least} to {most}")
-    return number
-
-
-def _check_number(name: str, value: Any, above: float, most: float) -> float | None:
-    if value is None:
-        return None
-    if not is_number(value):
-        raise TypeError(f"{name} must be a number or None, got {type(value).__name__}")
-    if not above < value <= most:
-        raise ValueError(f"{name} is {value}: it must be above {above:g} and at most {most:g}")
-    return float(value)
+def _optional(name: str, value: Any, most: float) -> float | None:
+    return None if value is None else number_in(name, value, 0, most)

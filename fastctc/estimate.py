@@ -16,7 +16,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from fastctc._checks import whole_number
+from fastctc._arguments import path_of, whole_number
 
 __all__ = ["SPACE", "arpa_lines", "characters", "main", "save"]
 
@@ -65,6 +65,10 @@ def arpa_lines(sentences: Iterable[Sequence[str]], order: int) -> Iterator[str]:
 def _raw_counts(sentences: Iterable[Sequence[str]], order: int) -> list[Counter[Words]]:
     counts: list[Counter[Words]] = [Counter() for _ in range(order)]
     for number, sentence in enumerate(sentences, 1):
+        if isinstance(sentence, (str, bytes)) or not isinstance(sentence, Iterable):
+            raise TypeError(
+                f"sentence {number} must be a list of words, got {type(sentence).__name__}"
+            )
         if not sentence:
             continue
         for word in sentence:
@@ -198,7 +202,7 @@ def save(lines: Iterable[str], path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    name = os.fspath(path)
+    name = path_of("path", path)
     whole = os.path.isfile(name) or not os.path.exists(name)
     target = os.path.realpath(name) if whole else name
     partial = f"{target}.partial" if whole else name

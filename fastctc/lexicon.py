@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fastctc._arguments import path_of
+
 __all__ = ["Lexicon"]
 
 Spelling = str | Sequence[str]
@@ -67,10 +69,10 @@ class Lexicon:
                 the text is not UTF-8.
             OSError: the file cannot be read.
         """
-        name = os.fspath(path)
+        name = path_of("path", path)
         spellings: dict[str, list[Spelling]] = {}
         spelled: bool | None = None
-        with open(path, "rb") as file:
+        with open(name, "rb") as file:
             for number, line in enumerate(file, 1):
                 try:
                     fields = line.decode("utf-8-sig" if number == 1 else "utf-8").split()

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastctc._arguments import path_of, real_number
 from fastctc._native import _C
 from fastctc.estimate import arpa_lines
 
@@ -85,13 +86,15 @@ class NGramModel:
             OSError: the file cannot be read.
             RuntimeError: fastctc was installed without its compiled library.
         """
+        path = path_of("path", path)
+        unknown_log10 = real_number("unknown_log10", unknown_log10)
         if not unknown_log10 <= 0:
             raise ValueError(f"unknown_log10 must be at most 0, not {unknown_log10}")
         try:
             with open(path, "rb") as file:
                 return cls._read(_pieces(file), unknown_log10)
         except ValueError as error:
-            raise ValueError(f"{os.fspath(path)}: {error}") from None
+            raise ValueError(f"{path}: {error}") from None
 
     @classmethod
     def estimate(cls, sentences: Iterable[Sequence[str]], order: int = 3) -> NGramModel:
@@ -144,6 +147,8 @@ class NGramModel:
             bos: the sentence begins after ``<s>``; else after nothing.
             eos: add ``</s>`` as the last word, where the model has it.
         """
+        if not isinstance(sentence, Iterable):
+            raise TypeError(f"sentence must be a text or words, got {type(sentence).__name__}")
         words = sentence.split() if isinstance(sentence, str) else list(sentence)
         if eos and "</s>" in self:
             words.append("</s>")

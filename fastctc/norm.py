@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastctc import _norm_checks as checks
 from fastctc import _norm_ops
+from fastctc._arguments import flag
 from fastctc._dispatch import wants_dispatcher
 from fastctc._norm import MaskOptions, NormOptions, counts
 from fastctc._norm_checks import Lengths
@@ -231,8 +232,8 @@ class SequenceBatchNorm(nn.Module):
         self.momentum = None if momentum is None else checks.non_negative("momentum", momentum)
         if self.momentum is not None and self.momentum > 1:
             raise ValueError(f"momentum must be at most 1, got {momentum}")
-        self.affine = checks.flag("affine", affine)
-        self.sync = checks.flag("sync", sync)
+        self.affine = flag("affine", affine)
+        self.sync = flag("sync", sync)
         self.process_group = process_group
         if affine:
             self.weight = nn.Parameter(torch.ones(channels))
@@ -384,7 +385,7 @@ class SpectrogramNorm(SequenceBatchNorm):
         checks.log_code(log)
         self.log = log
         self.log_eps = checks.non_negative("log_eps", log_eps)
-        self.masked = checks.flag("masked", masked)
+        self.masked = flag("masked", masked)
         self.mask_options = checks.mask_options(time_masks, freq_masks, masks_per_channel)
 
     def forward(

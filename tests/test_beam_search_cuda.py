@@ -189,12 +189,14 @@ def test_tensors_are_as_wide_as_the_frames(device: torch.device) -> None:
     assert search.hypotheses(tensors) == search(emissions.to(device), lengths.to(device))
 
 
-@pytest.mark.parametrize("nbest", [3, 8, 20])  # 1 MiB is what 8 or 9 results take
+@pytest.mark.parametrize(
+    "nbest", [3, 8, 40]
+)  # segments are enough for one turn, for two, or not for one result in two
 def test_alignment_takes_turns_where_memory_is_scarce(
     device: torch.device, monkeypatch: pytest.MonkeyPatch, nbest: int
 ) -> None:
     emissions = torch.randn(5, 120, 9, generator=torch.manual_seed(3)).log_softmax(-1)
-    search = decoder(9, 20, nbest=nbest)
+    search = decoder(9, 40, nbest=nbest)
     lengths = torch.tensor([120, 7, 0, 64, 119])
     at_once = search.decode_tensors(emissions.to(device), lengths.to(device))
     monkeypatch.setattr(config, "max_workspace_mb", 1)
@@ -204,12 +206,16 @@ def test_alignment_takes_turns_where_memory_is_scarce(
     assert_same(search.hypotheses(in_turn), on_cpu(search, emissions, lengths))
 
 
-def test_long_utterances(device: torch.device) -> None:
+def test_long_utterances(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many more prefixes come and go than the beam holds; states lie in global memory."""
     emissions = torch.randn(1, 1600, 4, generator=torch.manual_seed(4)).log_softmax(-1)
     search = decoder(4, 5, nbest=2)
     tensors = search.decode_tensors(emissions.to(device))
     assert_same(search.hypotheses(tensors), on_cpu(search, emissions), 1e-3)
+    monkeypatch.setattr(config, "max_workspace_mb", 1)
+    in_segments = search.decode_tensors(emissions.to(device))
+    for one, other in zip(tensors, in_segments, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_lengths_out_of_range_have_no_hypotheses(
@@ -403,6 +409,16 @@ def test_blanks_below_the_normal_range_are_impossible(device: torch.device) -> N
         search = decoder(4, 8, blank_skip_threshold=1e-44)
         expected = on_cpu(search, emissions, from_logits=True)
         assert_same(search(emissions.to(device), from_logits=True), expected)
+
+
+def test_long_tokens_and_short_hotwords_are_served(device: torch.device) -> None:
+    pieces = [
+        "_",
+        *(f"\N{LOWER ONE EIGHTH BLOCK}{word}" for word in ("internationalisation", "a", "i")),
+    ]
+    search = CTCDecoder(pieces, hotwords={"a": 8.0, "i": 8.0}, beam_size=6)
+    emissions = torch.randn(2, 9, 4, generator=torch.manual_seed(6)).log_softmax(-1)
+    assert_same(search(emissions.to(device)), on_cpu(search, emissions))
 
 
 def test_not_a_number_is_impossible_for_times_too(device: torch.device) -> None:

@@ -271,7 +271,7 @@ def test_mistakes_get_a_sentence(words_arpa: str, tmp_path: Path) -> None:
         CTCBeamDecoder(LABELS, str(tmp_path / "no.arpa"))
     with pytest.raises(ValueError, match="no word of the n-gram model can be spelled"):
         CTCBeamDecoder("_ xyz", words_arpa)
-    with pytest.raises(ValueError, match="blank is 4"):
+    with pytest.raises(ValueError, match="blank_id is 4"):
         CTCBeamDecoder(LABELS, blank_id=4)
     with pytest.raises(TypeError, match="probs must be a Tensor, got list"):
         CTCBeamDecoder(LABELS).decode([[[1.0]]])  # type: ignore[arg-type]
@@ -280,6 +280,16 @@ def test_mistakes_get_a_sentence(words_arpa: str, tmp_path: Path) -> None:
     online = OnlineCTCBeamDecoder(LABELS)
     with pytest.raises(ValueError, match="states must be 2"):
         online.decode(torch.ones(2, 2, 4), [DecoderState(online)], [True, True])
+    with pytest.raises(TypeError, match=r"states must be a sequence, one for .* got NoneType"):
+        online.decode(torch.ones(2, 2, 4), None, [True, True])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"is_eos_s must be a sequence, one for .* got bool"):
+        online.decode(torch.ones(1, 2, 4), [DecoderState(online)], True)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="decoder must be an OnlineCTCBeamDecoder, got int"):
+        DecoderState(1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="state must be a DecoderState, got NoneType"):
+        online.reset_state(None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"alpha is -1\.0: it must be at least 0"):
+        CTCBeamDecoder(LABELS, words_arpa, alpha=-1)
     with pytest.raises(TypeError, match="labels must be a sequence in the order of the classes"):
         CTCBeamDecoder({"_": 0, "a": 1})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="seq_lens must be integers of 64 bits, got"):

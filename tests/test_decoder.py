@@ -227,7 +227,7 @@ def test_greedy_decoding_equals_its_definition(blank: int) -> None:
         ({"beam_threshold": math.nan}, ValueError, "beam_threshold is nan"),
         ({"timesteps": False}, ValueError, "confidence=True needs timesteps=True"),
         ({"blank": True}, TypeError, "blank must be an int, got bool"),
-        ({"top_p": True}, TypeError, "top_p must be a number or None, got bool"),
+        ({"top_p": True}, TypeError, "top_p must be a number, got bool"),
     ],
 )
 def test_bad_settings_are_named(options: dict[str, Any], error: type, words: str) -> None:

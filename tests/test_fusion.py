@@ -130,6 +130,18 @@ def test_every_step_is_what_the_definition_says(name: str, tokens: list[int]) ->
     assert [word.text for word in trace.words] == text.split()
 
 
+def test_a_long_token_is_worth_the_phrases_that_end_in_it() -> None:
+    """Not as many times the dearest symbol as it has symbols."""
+    tokens = ["-", "_" + "a" * 20, "_b", "_a"]
+    fusion = Fusion(tokens, hotwords={"a": 6.0, "b": 5.0}, word_boundary="_")
+    state = _C.fusion_start(fusion.address)
+    steps = [_C.fusion_extend(fusion.address, state, token) for token in (1, 2, 3)]
+    steps += [
+        _C.fusion_extend(fusion.address, after, token) for _, after in steps for token in (1, 2)
+    ]
+    assert max(bonus for bonus, _ in steps) <= fusion.largest_bonus < 15
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if name != "character model"])
 def test_bounds_of_tokens_of_one_symbol_hold(name: str) -> None:
     letters = TOKENS[:5]
@@ -367,8 +379,8 @@ PLAIN = ["-", "a", "b"]
     ("tokens", "options", "message"),
     [
         (TOKENS, {"lm_weight": -1.0}, "lm_weight must be at least 0, not -1.0"),
-        (TOKENS, {"lm_weight": NAN}, "lm_weight must be a finite number, not nan"),
-        (TOKENS, {"word_score": math.inf}, "word_score must be a finite number, not inf"),
+        (TOKENS, {"lm_weight": NAN}, "lm_weight is nan: it must be from"),
+        (TOKENS, {"word_score": math.inf}, "word_score is inf: it must be from"),
         (
             TOKENS,
             {"word_score": 1e7},
@@ -388,7 +400,7 @@ PLAIN = ["-", "a", "b"]
         (["-", "|", "a"], {"lexicon": Lexicon({"a": "|"})}, "nothing, or two words"),
         (TOKENS, {"hotwords": ["ax"]}, "hotword 'ax' cannot be spelled: no token has 'x'"),
         (TOKENS, {"hotwords": [" "]}, "hotword ' ' is empty"),
-        (TOKENS, {"hotwords": {"a": NAN}}, "bonus of hotword 'a' must be a finite number"),
+        (TOKENS, {"hotwords": {"a": NAN}}, "bonus of hotword 'a' is nan: it must be from"),
         (PLAIN, {"hotwords": ["a b"]}, "hotword 'a b' has a blank"),
         (PLAIN, {"lexicon": Lexicon(["a"])}, "lexicon needs a token that is a boundary"),
         (PLAIN, {"word_score": 1.0}, "word_score needs a token that is a boundary"),

@@ -46,20 +46,13 @@ HotwordView hotword_view(const TableAddress& table) {
   return view;
 }
 
-// The most symbols and the most boundaries that one token has.
-struct LongestToken {
-  int64_t symbols = 0, boundaries = 0;
-};
-
-LongestToken longest_token(const int32_t* first_symbol, const int32_t* symbols, int64_t C) {
-  LongestToken longest;
-  for (int64_t c = 0; c < C; ++c) {
-    const int32_t* begin = symbols + first_symbol[c];
-    const int32_t* end = symbols + first_symbol[c + 1];
-    longest.symbols = std::max<int64_t>(longest.symbols, end - begin);
-    longest.boundaries = std::max<int64_t>(longest.boundaries, std::count(begin, end, kBoundarySymbol));
-  }
-  return longest;
+// No token adds more than this through hotwords: its symbols one by one, or what is lent and taken back at all of them
+// cancelled but for the last, so that besides it only whole phrases count.
+double most_of_hotwords(const TableAddress& table, int64_t symbols, int64_t boundaries) {
+  if (table.host == nullptr) return 0;
+  const auto header = table_header<HotwordsHeader>(table.host, TableKind::hotwords, "the hotwords");
+  const double phrases = double(boundaries) * header.most_gain[0] + double(symbols - boundaries) * header.most_gain[1];
+  return std::min(double(symbols) * header.largest_rise, header.most_held + phrases);
 }
 
 bool has_words(const LexiconView& lexicon, int32_t node) {
@@ -85,18 +78,24 @@ FusionView make_fusion_view(const FusionParams& p) {
   if (p.unit == NGramUnit::token) f.token_words = f.symbols + first_symbol[p.C];
   f.has_boundary = std::count(symbols, symbols + first_symbol[p.C], kBoundarySymbol) > 0;
 
-  const LongestToken longest = longest_token(first_symbol, symbols, p.C);
-  double bonus = longest.symbols * static_cast<double>(f.hotwords.largest_rise);
   if (f.has_boundary) {
-    // A token ends as many words as it has boundaries, and shows one more to be unknown.
     const float unknown = p.unit == NGramUnit::word || f.lexicon.nodes != nullptr ? p.unknown_score : 0.0f;
     const float scored = p.unit == NGramUnit::word ? p.ngram_weight * f.ngram.best : 0.0f;
     f.end_bonus = std::max(0.0f, p.word_score);
     f.word_bonus = std::max(0.0f, unknown) + std::max(0.0f, scored);
-    bonus += longest.boundaries * f.end_bonus + (longest.boundaries + 1.0) * f.word_bonus;
   }
-  f.largest_bonus = static_cast<float>(bonus);
-  f.one_symbol = longest.symbols <= 1;
+  f.one_symbol = 1;
+  double largest = 0;
+  for (int64_t c = 0; c < p.C; ++c) {
+    const int32_t* begin = symbols + first_symbol[c];
+    const int32_t* end = symbols + first_symbol[c + 1];
+    const int64_t boundaries = std::count(begin, end, kBoundarySymbol);
+    // It ends as many words as it has boundaries, and shows one more to be unknown.
+    const double words = double(boundaries) * f.end_bonus + (double(boundaries) + 1) * f.word_bonus;
+    largest = std::max(largest, words + most_of_hotwords(p.hotwords, end - begin, boundaries));
+    if (end - begin > 1) f.one_symbol = 0;
+  }
+  f.largest_bonus = static_cast<float>(largest * (1 + 1e-6));
   return f;
 }
 

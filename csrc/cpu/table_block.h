@@ -32,6 +32,7 @@ struct HotwordsHeader {
   int32_t start;
   int64_t nodes_at, extra_at;
   float largest_rise;
+  float most_held, most_gain[2];  // the latter of nodes along a boundary, and along other symbols
 };
 
 // Lays arrays out one after the other; the block is then allocated once.

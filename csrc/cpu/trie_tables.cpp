@@ -86,6 +86,15 @@ void link_suffixes(const Trie& trie, HotwordNode* extra) {
   }
 }
 
+// The largest parts of the bonuses that all nodes have.
+void find_most(const Trie& trie, const HotwordNode* extra, HotwordsHeader* header) {
+  for (std::size_t node = 1; node < trie.ranges.size(); ++node) {
+    float& gain = header->most_gain[trie.nodes[node].symbol == kBoundarySymbol ? 0 : 1];
+    gain = std::max(gain, extra[node].gain);
+    header->most_held = std::max(header->most_held, extra[node].held);
+  }
+}
+
 // The largest bonus of one symbol, at each node; returns that of all nodes. A symbol that does not go on from a node
 // goes on from a suffix of it, at the price of what the suffix does not hold.
 float find_best(const Trie& trie, HotwordNode* extra) {
@@ -170,6 +179,7 @@ TableBlock make_hotwords(const int32_t* symbols, const int64_t* first, int64_t c
     }
   }
   link_suffixes(trie, extra);
+  find_most(trie, extra, &header);
   if (after_boundary) header.start = std::max(0, trie_child(trie.nodes.data(), 0, kBoundarySymbol));
   header.largest_rise = find_best(trie, extra);
   std::memcpy(block.data(), &header, sizeof header);

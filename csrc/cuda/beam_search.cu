@@ -1,6 +1,7 @@
 // CTC prefix beam search: a kernel over all frames finds each one's best classes, then a block per utterance runs its
 // beam through them, which stays in shared memory.
 #include <climits>
+#include <cmath>
 
 #include "beam_search_beam.cuh"
 #include "beam_search_frames.cuh"
@@ -100,7 +101,7 @@ struct TimesPlan {
   int64_t bytes;
 };
 
-TimesPlan plan_times(const BeamAlignCudaParams& p, int64_t rows) {
+TimesPlan plan_times(const BeamAlignCudaParams& p, int64_t rows, int64_t segment) {
   const BeamSearchCudaShape& shape = p.search.shape;
   TimesPlan plan{};
   plan.rows = rows;
@@ -116,20 +117,31 @@ TimesPlan plan_times(const BeamAlignCudaParams& p, int64_t rows) {
   plan.faults = carve.take<int32_t>(rows);
   plan.path_scores = carve.take<char>(rows * shape.T * (shape.dtype == DType::float64 ? 8 : 4));
   plan.call.pairs = p.max_tokens + 1;
+  plan.call.segment = int(segment);
   plan.call.in_shared = 4 * plan.call.pairs * int64_t(sizeof(State)) <= kMostShared - 1024;
   if (p.confidence) {
-    plan.call.kept = carve.take<State>(rows * shape.T * plan.call.pairs);
+    const int64_t segments = (shape.T + segment - 1) / segment;
+    plan.call.kept = carve.take<State>(rows * segment * plan.call.pairs);
+    if (segments > 1) plan.call.checkpoints = carve.take<State>(rows * segments * 2 * plan.call.pairs);
     if (!plan.call.in_shared) plan.call.states = carve.take<State>(rows * 4 * plan.call.pairs);
   }
   plan.bytes = carve.used;
   return plan;
 }
 
-// Whole utterances have their turn, or results of one.
+// Whole utterances have their turn, or results of one. Several segments cost another forward pass and less memory: they
+// are taken where one is too much for a single utterance, or where fewer turns make up for it.
 TimesPlan plan_times(const BeamAlignCudaParams& p) {
-  const int64_t nbest = p.search.nbest, utterances = p.max_bytes / plan_times(p, nbest).bytes;
-  if (utterances > 0) return plan_times(p, nbest * smaller(p.search.shape.N, utterances));
-  return plan_times(p, larger(1, smaller(nbest, p.max_bytes / plan_times(p, 1).bytes)));
+  const int64_t nbest = p.search.nbest, N = p.search.shape.N, T = larger(1, p.search.shape.T);
+  const auto fitting = [&](int64_t segment) { return p.max_bytes / plan_times(p, nbest, segment).bytes; };
+  const auto at_once = [&](int64_t segment) { return larger(1, smaller(N, fitting(segment))); };
+  const auto turns = [&](int64_t segment) { return (N + at_once(segment) - 1) / at_once(segment); };
+  // what a segment's frames and all checkpoints take together is then the least
+  const int64_t several = int64_t(std::ceil(std::sqrt(2.0 * double(T))));
+  const bool split = p.confidence && (fitting(T) < 1 || 3 * turns(several) < 2 * turns(T));
+  const int64_t segment = split ? several : T;
+  if (fitting(segment) > 0) return plan_times(p, nbest * at_once(segment), segment);
+  return plan_times(p, larger(1, smaller(nbest, p.max_bytes / plan_times(p, 1, segment).bytes)), segment);
 }
 
 template <class X>

@@ -3,7 +3,9 @@
 //
 // A token's confidence is the mean probability of its class on its frames, weighted by the posterior of that class
 // there given the result, which takes a forward and a backward pass over the result's own lattice: a barrier per frame,
-// and the numbers of the loss's kernels. S tokens have S + 1 pairs of states, as there.
+// and the numbers of the loss's kernels. S tokens have S + 1 pairs of states, as there. Forward states are kept for the
+// frames of one segment. Where there are several, the states before each are checkpoints, and the way back goes forward
+// through a segment once more.
 #pragma once
 
 #include "beam_search_team.cuh"
@@ -22,9 +24,11 @@ struct TimesCall {
   int64_t first_row;
   const int64_t* paths;   // (rows, T)
   const int32_t* faults;  // (rows) ForcedAlignFault
-  State* kept;            // (rows, T, pairs) forward states of labels; confidence only
+  State* kept;            // (rows, segment, pairs) forward states of labels; confidence only
+  State* checkpoints;     // (rows, segments, 2, pairs) those of blanks and labels before each; null: one segment
   State* states;          // (rows, 4, pairs); confidence only, where they are not in shared memory
   int64_t pairs;          // room for those of one result
+  int segment;            // frames
   bool in_shared;
   int64_t *starts, *ends;  // from here on as in BeamAlignCudaParams
   float* confidence;
@@ -54,7 +58,7 @@ struct ResultLattice {
   const X* scores;        // of the utterance
   const char* records;    // likewise
   int S, frames;
-  State* kept;
+  State *kept, *checkpoints;
   State *blanks, *tokens, *next_blanks, *next_tokens;
 
   struct Frame {
@@ -95,9 +99,40 @@ struct ResultLattice {
     __syncthreads();
   }
 
+  __device__ __forceinline__ bool begins_segment(int t) const { return checkpoints && t % call.segment == 0; }
+  __device__ __forceinline__ State* checkpoint_of(int t) const {
+    return checkpoints + t / call.segment * (2 * call.pairs);
+  }
+  __device__ __forceinline__ State* kept_of(int t) const { return kept + t % call.segment * call.pairs; }
+
+  __device__ void save(State* checkpoint) const {
+    for (int i = threadIdx.x; i <= S; i += kTimesThreads) {
+      checkpoint[i] = blanks[i];
+      checkpoint[call.pairs + i] = tokens[i];
+    }
+  }
+  __device__ void exchange(State* checkpoint) {
+    for (int i = threadIdx.x; i <= S; i += kTimesThreads) {
+      const State blank = blanks[i], token = tokens[i];
+      blanks[i] = checkpoint[i];
+      tokens[i] = checkpoint[call.pairs + i];
+      checkpoint[i] = blank;
+      checkpoint[call.pairs + i] = token;
+    }
+    __syncthreads();
+  }
+  // Keeps the forward states of the segment that ends with frame t, on the way back.
+  __device__ void keep_segment(int t) {
+    State* const checkpoint = checkpoint_of(t);
+    exchange(checkpoint);
+    for (int u = t - t % call.segment; u <= t; ++u) forward(u);
+    exchange(checkpoint);
+  }
+
   __device__ void forward(int t) {
     const Frame f = frame(t);
     const State y_blank = emitted(f, call.search.p.blank);
+    State* const kept_now = kept_of(t);
     for (int i = threadIdx.x; i <= S; i += kTimesThreads) {
       const State blank = blanks[i], token = tokens[i];
       next_blanks[i] = normalised(multiply(add(blank, token), y_blank));
@@ -108,7 +143,7 @@ struct ResultLattice {
         state = normalised(multiply(state, emitted(f, labels[i - 1])));
       }
       next_tokens[i] = state;
-      kept[t * call.pairs + i] = state;
+      kept_now[i] = state;
     }
     swap();
   }
@@ -117,6 +152,7 @@ struct ResultLattice {
   __device__ float backward(int t, int64_t wanted) {
     const Frame f = frame(t);
     const State y_blank = emitted(f, call.search.p.blank);
+    const State* const kept_now = kept_of(t);
     float posterior = 0;
     for (int i = threadIdx.x; i <= S; i += kTimesThreads) {
       const State blank = blanks[i];
@@ -125,7 +161,7 @@ struct ResultLattice {
       State state = dead<float>();
       if (i > 0) {
         const State before = add(tokens[i], leaves(i) ? blank_before : blank);
-        if (labels[i - 1] == wanted) posterior += plain_product(before, kept[t * call.pairs + i]);
+        if (labels[i - 1] == wanted) posterior += plain_product(before, kept_now[i]);
         state = normalised(multiply(before, emitted(f, labels[i - 1])));
       }
       next_tokens[i] = state;
@@ -140,7 +176,10 @@ template <class X>
 __device__ void find_confidence(ResultLattice<X>& lattice, const int64_t* starts, const int64_t* ends, float* out,
                                 float* sums) {
   lattice.start(0, one<float>());
-  for (int t = 0; t < lattice.frames; ++t) lattice.forward(t);
+  for (int t = 0; t < lattice.frames; ++t) {
+    if (lattice.begins_segment(t)) lattice.save(lattice.checkpoint_of(t));
+    lattice.forward(t);
+  }
   const State total = normalised(add(lattice.blanks[lattice.S], lattice.tokens[lattice.S]));
   __syncthreads();
   if (total.e < Number<float>::kDeadBelow) return;
@@ -149,6 +188,7 @@ __device__ void find_confidence(ResultLattice<X>& lattice, const int64_t* starts
   int label = lattice.S - 1;  // the path has not yet come to its end, on the way back
   float weight = 0, weighted = 0;
   for (int t = lattice.frames - 1; t >= 0 && label >= 0; --t) {
+    if (lattice.begins_segment(t + 1) && t + 1 < lattice.frames) lattice.keep_segment(t);
     const bool on_label = t < ends[label] && t >= starts[label];
     const int64_t c = lattice.labels[label];
     const float part = lattice.backward(t, on_label ? c : -1);
@@ -182,6 +222,7 @@ __global__ void __launch_bounds__(kTimesThreads, 4) times_kernel(const __grid_co
   TimesTeam team{shared[0]};
   find_spans(call.paths + r * T, frames, p.blank, S, starts, ends, team);
   if (!confidence) return;
+  const int64_t segments = (T + call.segment - 1) / call.segment;
   State* const states = call.in_shared ? reinterpret_cast<State*>(memory) : call.states + r * 4 * call.pairs;
   ResultLattice<X> lattice{call,
                            p.tokens + row * T,
@@ -189,7 +230,8 @@ __global__ void __launch_bounds__(kTimesThreads, 4) times_kernel(const __grid_co
                            call.search.records + n * T * call.search.record_bytes,
                            S,
                            frames,
-                           call.kept + r * T * call.pairs,
+                           call.kept + r * call.segment * call.pairs,
+                           call.checkpoints ? call.checkpoints + r * segments * 2 * call.pairs : nullptr,
                            states,
                            states + call.pairs,
                            states + 2 * call.pairs,

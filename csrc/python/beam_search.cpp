@@ -108,14 +108,12 @@ void bind_beam_search(py::module_& m) {
              py::gil_scoped_release unlocked;
              beam.advance(at<const void>(scores), stride, frames);
            })
-      .def("best",
-           [](fastctc::BeamSearch& beam, int64_t nbest, Address scores, int64_t stride, int64_t frames) {
-             py::gil_scoped_release unlocked;
-             Batch batch{beam.best(nbest)};
-             beam.align(at<const void>(scores), stride, frames, batch.front());
-             return batch;
-           })
-      .def("restart", &fastctc::BeamSearch::restart);
+      .def("best", [](fastctc::BeamSearch& beam, int64_t nbest, Address scores, int64_t stride, int64_t frames) {
+        py::gil_scoped_release unlocked;
+        Batch batch{beam.best(nbest)};
+        beam.align(at<const void>(scores), stride, frames, batch.front());
+        return batch;
+      });
 
   m.def("beam_search_cpu", &search,
         "Prefix beam search on host memory, given by addresses; see fastctc/beam_search.h for each argument.",

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fastctc import _decode
-from fastctc._checks import is_number, whole_number
+from fastctc._arguments import number_in, real_number, whole_number, whole_number_in
+from fastctc._fusion import check_weight
 from fastctc.align import forced_align
 from fastctc.compat._custom_lm import CTCDecoderLM, CustomSearch
 from fastctc.compat._decoder_files import (
@@ -141,7 +142,10 @@ class CTCDecoder:
 
     def idxs_to_tokens(self, idxs: Tensor) -> list[str]:
         """The tokens that some indices stand for."""
-        return [self._tokens[int(idx)] for idx in idxs]
+        most = len(self._tokens) - 1
+        return [
+            self._tokens[whole_number_in(f"idxs[{n}]", idx, 0, most)] for n, idx in enumerate(idxs)
+        ]
 
     def _with_silence_score(self, emissions: Tensor) -> Tensor:
         """Each frame of silence on a path adds the score: as if the network had given it."""
@@ -283,17 +287,19 @@ def ctc_decoder(
     for argument, token in (("blank_token", blank_token), ("sil_token", sil_token)):
         if token not in indices:
             raise ValueError(f"{argument} is {token!r}, which is none of the tokens")
-    nbest, beam_size = whole_number("nbest", nbest), whole_number("beam_size", beam_size)
-    for argument, number in (
-        ("lm_weight", lm_weight),
-        ("word_score", word_score),
-        ("unk_score", unk_score),
-        ("sil_score", sil_score),
-    ):
-        if not is_number(number):
-            raise TypeError(f"{argument} must be a number, got {type(number).__name__}")
+    nbest = whole_number("nbest", nbest)
+    beam_size = whole_number_in("beam_size", beam_size, 1, 2**16)
     if nbest < 1:
         raise ValueError(f"nbest is {nbest}: it must be at least 1")
+    lm_weight = check_weight("lm_weight", lm_weight)
+    word_score = check_weight("word_score", word_score)
+    sil_score = check_weight("sil_score", sil_score)
+    unk_score = real_number("unk_score", unk_score)
+    if not unk_score < math.inf:
+        raise ValueError(f"unk_score is {unk_score}: it must be below infinity")
+    if beam_size_token is not None:
+        beam_size_token = whole_number_in("beam_size_token", beam_size_token, 0, 2**31) or None
+    beam_threshold = number_in("beam_threshold", beam_threshold, 0, math.inf)
     if lm is not None and not isinstance(lm, (str, os.PathLike, NGramModel, CTCDecoderLM)):
         raise TypeError(f"lm must be a path, a CTCDecoderLM or None, not {type(lm).__name__}")
     blank, silence = indices[blank_token], indices[sil_token]
@@ -315,14 +321,14 @@ def ctc_decoder(
             blank=blank,
             silence=silence,
             beam_size=beam_size,
-            beam_size_token=beam_size_token or None,
+            beam_size_token=beam_size_token,
             beam_threshold=beam_threshold,
             lm_weight=lm_weight,
             word_score=word_score,
             unk_score=unk_score,
             unk_word=unk_word,
             spellings=None if spellings is None else in_indices(spellings, indices),
-            words=None if lm_dict is None else list(read_tokens(lm_dict)),
+            words=None if lm_dict is None else list(read_tokens(lm_dict, "lm_dict")),
         )
     else:
         search = BeamSearch(
@@ -331,7 +337,7 @@ def ctc_decoder(
             beam_size=beam_size,
             nbest=min(nbest, beam_size) if spellings is None else beam_size,
             beam_threshold=beam_threshold,
-            top_k=beam_size_token or None,
+            top_k=beam_size_token,
             lm=lm,
             lm_weight=lm_weight / _LN_10,
             lm_unit=None if lm is None else "token" if spellings is None else "word",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastctc._checks import whole_number
+from fastctc._arguments import whole_number, whole_number_in
 from fastctc._spelling import check_tokens
 from fastctc.decoder import CTCDecoder
 
@@ -57,13 +57,17 @@ class CUCTCDecoder:
         cuda_stream: torch.cuda.Stream | None = None,
     ) -> None:
         self.vocab_list = check_tokens(vocab_list, "vocab_list")
-        self.blank_id = blank_id
+        self.blank_id = whole_number_in("blank_id", blank_id, 0, len(self.vocab_list) - 1)
         self.beam_size = min(whole_number("beam_size", beam_size), len(self.vocab_list))
         self.nbest = nbest
+        if cuda_stream is not None and not isinstance(cuda_stream, torch.cuda.Stream):
+            raise TypeError(
+                f"cuda_stream must be a torch.cuda.Stream or None, got {type(cuda_stream).__name__}"
+            )
         self._stream = cuda_stream
         self._search = CTCDecoder(
             self.vocab_list,
-            blank=blank_id,
+            blank=self.blank_id,
             beam_size=self.beam_size,
             nbest=nbest,
             blank_skip_threshold=blank_skip_threshold,

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
+from fastctc._arguments import path_of
 from fastctc._spelling import PIECE_MARK, check_tokens
 
 Path = str | os.PathLike[str]
@@ -14,16 +15,16 @@ Spellings = dict[str, list[list[str]]]
 _UNKNOWN = "<unk>"  # no word, whatever a lexicon says of it
 
 
-def _lines(path: Path) -> Iterable[list[str]]:
+def _lines(path: str) -> Iterable[list[str]]:
     """The fields of each line that has any."""
     with open(path, encoding="utf-8") as file:
         try:
             yield from filter(None, map(str.split, file))
         except UnicodeDecodeError:
-            raise ValueError(f"{os.fspath(path)} is not UTF-8 text") from None
+            raise ValueError(f"{path} is not UTF-8 text") from None
 
 
-def read_tokens(tokens: Path | Sequence[str]) -> dict[str, int]:
+def read_tokens(tokens: Path | Sequence[str], argument: str = "tokens") -> dict[str, int]:
     """The index of each name, in order; the names on one line of a file have one index.
 
     Raises:
@@ -31,14 +32,14 @@ def read_tokens(tokens: Path | Sequence[str]) -> dict[str, int]:
         ValueError: a name is there twice, or there is none.
     """
     if isinstance(tokens, (str, os.PathLike)):
-        lines = _lines(tokens)
+        lines = _lines(path_of(argument, tokens))
     else:
-        lines = [[token] for token in check_tokens(tokens)]
+        lines = [[token] for token in check_tokens(tokens, argument)]
     indices: dict[str, int] = {}
     for index, names in enumerate(lines):
         for name in names:
             if name in indices:
-                raise ValueError(f"{name!r} is listed twice")
+                raise ValueError(f"{argument}: {name!r} is listed twice")
             indices[name] = index
     return indices
 
@@ -46,18 +47,17 @@ def read_tokens(tokens: Path | Sequence[str]) -> dict[str, int]:
 def read_lexicon(path: Path, indices: Mapping[str, int], names: Sequence[str]) -> Spellings:
     """Each word's spellings, in the first names of their tokens."""
     found: Spellings = {}
+    path = path_of("lexicon", path)
     for word, *spelling in _lines(path):
         if word == _UNKNOWN:
             continue
         if not spelling:
-            raise ValueError(f"{os.fspath(path)}: {word!r} has no spelling")
+            raise ValueError(f"{path}: {word!r} has no spelling")
         if unknown := [token for token in spelling if token not in indices]:
-            raise ValueError(
-                f"{os.fspath(path)}: {word!r} is spelled with {unknown[0]!r}, which is no token"
-            )
+            raise ValueError(f"{path}: {word!r} is spelled with {unknown[0]!r}, which is no token")
         found.setdefault(word, []).append([names[indices[token]] for token in spelling])
     if not found:
-        raise ValueError(f"{os.fspath(path)}: no word in the lexicon")
+        raise ValueError(f"{path}: no word in the lexicon")
     return found
 
 

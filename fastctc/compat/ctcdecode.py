@@ -7,15 +7,16 @@ A program that has ``from ctcdecode import CTCBeamDecoder`` can have
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastctc import _decode
+from fastctc._arguments import number_in, whole_number_in
 from fastctc._decode import DecodedBatch
-from fastctc._fusion import WRITTEN_BLANKS
+from fastctc._fusion import WRITTEN_BLANKS, check_weight
 from fastctc._spelling import Spelling, check_tokens
 from fastctc.decoder import CTCDecoder
 from fastctc.lexicon import Lexicon
@@ -48,10 +49,10 @@ class _Decoder:
         is_token_based: bool = False,
     ) -> None:
         self._labels = check_tokens(labels, "labels")
-        self._cutoff_top_n = cutoff_top_n
-        self._cutoff_prob = cutoff_prob
-        self._beam_width = beam_width
-        self._blank_id = blank_id
+        self._cutoff_top_n = whole_number_in("cutoff_top_n", cutoff_top_n, 1, 2**31)
+        self._cutoff_prob = number_in("cutoff_prob", cutoff_prob, 0, 1)
+        self._beam_width = whole_number_in("beam_width", beam_width, 1, 2**16)
+        self._blank_id = whole_number_in("blank_id", blank_id, 0, len(self._labels) - 1)
         self._log_probs = bool(log_probs_input)
         self._model = NGramModel.from_arpa(model_path) if model_path else None
         words = [w for w in self._model.words if w not in SPECIAL_WORDS] if self._model else []
@@ -63,6 +64,9 @@ class _Decoder:
         self._search = self._make_search(alpha, beta)
 
     def _make_search(self, alpha: float, beta: float) -> CTCDecoder:
+        alpha, beta = check_weight("alpha", alpha), check_weight("beta", beta)
+        if alpha < 0:
+            raise ValueError(f"alpha is {alpha}: it must be at least 0")
         options: dict[str, Any] = {}
         tokens = self._labels
         if self._model is None:
@@ -199,14 +203,10 @@ class OnlineCTCBeamDecoder(_Decoder):
         log_probs = self._log(probs)
         emissions = _decode.check_emissions(log_probs, (3,), len(self._labels))
         batch, frames, _ = emissions.shape
-        for name, given in (("states", states), ("is_eos_s", is_eos_s)):
-            if len(given) != batch:
-                raise ValueError(
-                    f"{name} must be {batch}, one for each utterance, not {len(given)}"
-                )
+        states = _one_for_each("states", states, batch)
+        is_eos_s = _one_for_each("is_eos_s", is_eos_s, batch)
         for n, state in enumerate(states):
-            if not isinstance(state, DecoderState):
-                raise TypeError(f"states[{n}] must be a DecoderState, got {type(state).__name__}")
+            _check_state(f"states[{n}]", state)
             state._check_fits(self, f"states[{n}]")
         lengths = _decode.check_lengths(_at_most(frames, seq_lens), batch, frames).tolist()
         found: list[Results | None] = []
@@ -230,6 +230,7 @@ class OnlineCTCBeamDecoder(_Decoder):
     @staticmethod
     def reset_state(state: DecoderState) -> None:
         """Let a state begin another utterance."""
+        _check_state("state", state)
         state._stream.reset()
         state._frames = []
 
@@ -238,6 +239,10 @@ class DecoderState:
     """One utterance on its way through a decoder. At its end it begins another one."""
 
     def __init__(self, decoder: OnlineCTCBeamDecoder) -> None:
+        if not isinstance(decoder, OnlineCTCBeamDecoder):
+            raise TypeError(
+                f"decoder must be an OnlineCTCBeamDecoder, got {type(decoder).__name__}"
+            )
         self._decoder = decoder
         self._stream = decoder._search.stream()
         self._frames: list[Tensor] = []
@@ -259,6 +264,23 @@ class DecoderState:
         results = _results(decoded, torch.cat(self._frames)[None], decoded.tokens.size(2))
         OnlineCTCBeamDecoder.reset_state(self)
         return results
+
+
+def _one_for_each(name: str, given: Any, batch: int) -> list[Any]:
+    """What there is one of for each utterance, as a list."""
+    if not isinstance(given, Iterable):
+        raise TypeError(
+            f"{name} must be a sequence, one for each utterance, got {type(given).__name__}"
+        )
+    listed = list(given)
+    if len(listed) != batch:
+        raise ValueError(f"{name} must be {batch}, one for each utterance, not {len(listed)}")
+    return listed
+
+
+def _check_state(name: str, state: Any) -> None:
+    if not isinstance(state, DecoderState):
+        raise TypeError(f"{name} must be a DecoderState, got {type(state).__name__}")
 
 
 def _at_most(frames: int, seq_lens: Any) -> Tensor | None:

@@ -64,7 +64,7 @@ struct BeamAlignCudaParams {
   BeamSearchCudaParams
       search;              // as beam_search_cuda was called, on the same stream; its scratch is still as it left it
   int64_t max_tokens = 0;  // no result is longer; T is always right. A result that is has no times
-  int64_t max_bytes = 0;   // results take turns so that scratch keeps to it, if it holds one
+  int64_t max_bytes = 0;   // results take turns so that scratch keeps to it, if it holds those of one utterance
 
   void* scratch = nullptr;  // beam_align_cuda_scratch_bytes, a multiple of 256 as address
 
@@ -74,8 +74,8 @@ struct BeamAlignCudaParams {
 };
 
 // Host arithmetic. For each frame of each result whose turn it is 12 bytes (float64: 16), 8 more from 512 max_tokens
-// on, and 1/4 byte for each of max_tokens + 1 pairs of states, rounded up to 32; with confidence 8 bytes more for each
-// pair.
+// on, and 1/4 byte for each of max_tokens + 1 pairs of states, rounded up to 32. With confidence 8 bytes more for each
+// pair of each frame, or about 8 sqrt(8 T) for each pair of each result, where that is too much.
 int64_t beam_align_cuda_scratch_bytes(const BeamAlignCudaParams& params);
 
 // As beam_search_cuda.
