@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastctc._checks import DTYPE_CODES, INTEGRAL, raise_without_memory
+from fastctc._dispatch import is_transformed
 from fastctc._native import _C
 
 
@@ -53,6 +54,7 @@ def check_emissions(emissions: Any, dims: tuple[int, ...], classes: int | None =
     Raises:
         TypeError: they are no tensor, or of a dtype or layout that is not served.
         ValueError: they have another shape, or no values (the meta device).
+        NotImplementedError: torch.func transforms the call.
         RuntimeError: they have no memory.
     """
     if not isinstance(emissions, Tensor):
@@ -75,8 +77,11 @@ def check_emissions(emissions: Any, dims: tuple[int, ...], classes: int | None =
         )
     if emissions.size(-1) == 0:
         raise ValueError(f"emissions have no classes: a shape of {tuple(emissions.shape)}")
-    if emissions.numel() and emissions.data_ptr() == 0:
-        raise_without_memory("emissions", emissions)
+    if not torch.compiler.is_compiling():  # whose tracer follows none of this
+        if is_transformed(emissions):
+            raise NotImplementedError("decoding does not run under torch.func transforms (vmap)")
+        if emissions.numel() and emissions.data_ptr() == 0:
+            raise_without_memory("emissions", emissions)
     return emissions.detach().resolve_neg()
 
 

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -437,6 +437,9 @@ class CTCStream:
             self._kept = []
             self._failure = ""
             self.frames = 0
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a stream cannot be pickled or copied: feed its frames to a new one")
 
     def _refuse_after_failure(self) -> None:
         if self._failure:

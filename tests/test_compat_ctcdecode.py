@@ -280,6 +280,8 @@ def test_mistakes_get_a_sentence(words_arpa: str, tmp_path: Path) -> None:
     online = OnlineCTCBeamDecoder(LABELS)
     with pytest.raises(ValueError, match="states must be 2"):
         online.decode(torch.ones(2, 2, 4), [DecoderState(online)], [True, True])
+    with pytest.raises(ValueError, match=r"states\[1\] is there twice"):
+        online.decode(torch.ones(2, 2, 4), [DecoderState(online)] * 2, [True, True])
     with pytest.raises(TypeError, match=r"states must be a sequence, one for .* got NoneType"):
         online.decode(torch.ones(2, 2, 4), None, [True, True])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"is_eos_s must be a sequence, one for .* got bool"):

@@ -367,7 +367,7 @@ def test_another_default_device_changes_nothing(spelled: bool, lexicon: str) -> 
     assert torch.equal(found[0].timesteps, found[1].timesteps)
 
 
-def test_the_cuda_decoder_on_the_cpu() -> None:
+def test_the_cuda_decoder_on_the_cpu(tmp_path: Path) -> None:
     log_probs = random_emissions(2, 5, 4, seed=7).log_softmax(-1)
     lengths = torch.tensor([5, 3], dtype=torch.int32)
     decoder = compat.cuda_ctc_decoder(TOKENS, nbest=3, beam_size=99, blank_skip_threshold=1.0)
@@ -387,6 +387,9 @@ def test_the_cuda_decoder_on_the_cpu() -> None:
         compat.cuda_ctc_decoder(TOKENS, blank_skip_threshold=2)
     with pytest.raises(TypeError, match=r"vocab_list must be a sequence in the order .* got dict"):
         compat.cuda_ctc_decoder({"-": 0, "a": 1})  # type: ignore[arg-type]
+    (tmp_path / "latin1.txt").write_bytes(b"-\n\xe9\n")
+    with pytest.raises(ValueError, match=r"latin1\.txt is not UTF-8 text"):
+        compat.cuda_ctc_decoder(tmp_path / "latin1.txt")
     with pytest.raises(TypeError, match="beam_size must be an int, got str"):
         compat.cuda_ctc_decoder(TOKENS, beam_size="9")  # type: ignore[arg-type]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 import threading
@@ -363,3 +364,39 @@ def test_not_a_number_is_impossible_for_times_too() -> None:
     assert found.timesteps == wanted.timesteps == [(0, 1)]
     assert found.confidence == wanted.confidence
     assert found.confidence[0] > 0.5
+
+
+def test_emissions_without_memory_are_refused() -> None:
+    freed = torch.zeros(1, 6, 5)
+    freed.untyped_storage().resize_(0)
+    with FakeTensorMode():
+        fake = torch.zeros(1, 6, 5)
+    decoder = CTCDecoder(LETTERS)
+    for emissions in (freed, fake):
+        for call in (decoder, decoder.decode_tensors, decoder.greedy, greedy_decode):
+            with pytest.raises(RuntimeError, match="emissions has no memory"):
+                call(emissions)
+    with pytest.raises(RuntimeError, match="emissions has no memory"):
+        decoder.stream().feed(fake[0])
+
+
+def test_transforms_are_refused() -> None:
+    emissions = torch.zeros(2, 1, 6, 5)
+    for call in (CTCDecoder(LETTERS).decode_tensors, greedy_decode):
+        with pytest.raises(NotImplementedError, match="does not run under"):
+            torch.vmap(call)(emissions)
+
+
+def test_greedy_decoding_compiles_to_one_graph() -> None:
+    torch._dynamo.reset()
+    emissions = random_emissions(2, 9, 5)
+    compiled = torch.compile(lambda x: greedy_decode(x).scores, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(emissions), greedy_decode(emissions).scores)
+    torch._dynamo.reset()
+
+
+def test_a_stream_is_not_copied() -> None:
+    stream = CTCDecoder(LETTERS).stream()
+    for copier in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="a stream cannot be pickled or copied"):
+            copier(stream)

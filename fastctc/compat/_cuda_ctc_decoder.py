@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastctc._arguments import whole_number, whole_number_in
+from fastctc._arguments import path_of, whole_number, whole_number_in
 from fastctc._spelling import check_tokens
+from fastctc.compat._decoder_files import fields_of_lines
 from fastctc.decoder import CTCDecoder
 
 BLANK_SKIP_THRESHOLD = 0.95
@@ -112,8 +113,7 @@ def cuda_ctc_decoder(
 ) -> CUCTCDecoder:
     """A `CUCTCDecoder` whose tokens may be the path of a file, the first word of each line."""
     if isinstance(tokens, (str, os.PathLike)):
-        with open(tokens, encoding="utf-8") as file:
-            tokens = [line.split()[0] for line in file if line.strip()]
+        tokens = [fields[0] for fields in fields_of_lines(path_of("tokens", tokens))]
     return CUCTCDecoder(
         tokens, beam_size=beam_size, nbest=nbest, blank_skip_threshold=blank_skip_threshold
     )

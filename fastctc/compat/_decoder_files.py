@@ -15,7 +15,7 @@ Spellings = dict[str, list[list[str]]]
 _UNKNOWN = "<unk>"  # no word, whatever a lexicon says of it
 
 
-def _lines(path: str) -> Iterable[list[str]]:
+def fields_of_lines(path: str) -> Iterable[list[str]]:
     """The fields of each line that has any."""
     with open(path, encoding="utf-8") as file:
         try:
@@ -32,7 +32,7 @@ def read_tokens(tokens: Path | Sequence[str], argument: str = "tokens") -> dict[
         ValueError: a name is there twice, or there is none.
     """
     if isinstance(tokens, (str, os.PathLike)):
-        lines = _lines(path_of(argument, tokens))
+        lines = fields_of_lines(path_of(argument, tokens))
     else:
         lines = [[token] for token in check_tokens(tokens, argument)]
     indices: dict[str, int] = {}
@@ -48,7 +48,7 @@ def read_lexicon(path: Path, indices: Mapping[str, int], names: Sequence[str]) -
     """Each word's spellings, in the first names of their tokens."""
     found: Spellings = {}
     path = path_of("lexicon", path)
-    for word, *spelling in _lines(path):
+    for word, *spelling in fields_of_lines(path):
         if word == _UNKNOWN:
             continue
         if not spelling:

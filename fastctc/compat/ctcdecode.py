@@ -207,6 +207,8 @@ class OnlineCTCBeamDecoder(_Decoder):
         is_eos_s = _one_for_each("is_eos_s", is_eos_s, batch)
         for n, state in enumerate(states):
             _check_state(f"states[{n}]", state)
+            if any(state is other for other in states[:n]):
+                raise ValueError(f"states[{n}] is there twice: each utterance needs its own")
             state._check_fits(self, f"states[{n}]")
         lengths = _decode.check_lengths(_at_most(frames, seq_lens), batch, frames).tolist()
         found: list[Results | None] = []
