@@ -269,7 +269,8 @@ class SequenceBatchNorm(nn.Module):
         kind = torch.float64 if x.dtype is torch.float64 else torch.float32
         weight = bias = None
         if self.affine:
-            weight, bias = (p.view(shape[1:]).to(kind) for p in (self.weight, self.bias))
+            parameters = (self.weight, self.bias)
+            weight, bias = (p.view(shape[1:]).to(kind).contiguous() for p in parameters)
         arguments = (weight, bias, masks, drawn.time_count if drawn else 0)
         if self.training and not self._shared():
             y, mean, var = _norm_ops.spectrogram_norm(x, layout, frames, *arguments, options)
@@ -282,7 +283,8 @@ class SequenceBatchNorm(nn.Module):
             )
             self._track(mean, var, count)
         else:
-            given = (s.view(shape).double() for s in (self.running_mean, self.running_var))
+            running = (self.running_mean, self.running_var)
+            given = (s.view(shape).double().contiguous() for s in running)
             y = torch.ops.fastctc.spectrogram_normalise(view, frames, *given, *arguments, *options)
         return checks.restored(y, layout)
 

@@ -86,6 +86,26 @@ def test_spectrogram_norm_leaves_padding_out():
     torch.testing.assert_close(ours(x, frames).double(), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_parameters_and_statistics_may_lie_apart_in_memory(dtype, training):
+    """As the columns of what several modules share do, and rows that vmap runs over."""
+    module = fastctc.SequenceBatchNorm(20).to(dtype).train(training)
+    x = torch.randn((4, 30, 20), dtype=dtype)
+    shared = torch.rand((20, 4), dtype=dtype) + 0.5
+    names = ["weight", "bias", "running_mean", "running_var"]
+
+    def call(x, *columns):
+        return torch.func.functional_call(module, dict(zip(names, columns, strict=True)), (x,))
+
+    wanted = call(x, *(column.clone() for column in shared.unbind(1)))
+    torch.testing.assert_close(call(x, *shared.unbind(1)), wanted)
+    if not training:
+        columns = [torch.stack([column, column + 1], 1) for column in shared.unbind(1)]
+        found = torch.func.vmap(call, in_dims=(None, 1, 1, 1, 1))(x, *columns)
+        torch.testing.assert_close(found[0], wanted)
+
+
 def test_running_statistics_of_an_empty_batch_stay():
     ours = fastctc.SequenceBatchNorm(20)
     before = {name: value.clone() for name, value in ours.state_dict().items()}

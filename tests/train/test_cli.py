@@ -243,7 +243,10 @@ def test_the_full_presets_take_a_step(preset: str, width: int) -> None:
 
 
 @pytest.mark.usefixtures("needs_library")
-def test_the_demo_on_tiny_settings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_on_tiny_settings(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")  # which the table is fitted into
     sizes = ["train", "validation", "heldout", "new_words"]
     tiny = [w for s in sizes for w in (f"--data.formant.{s}", "5")]
     _run("demo", "--seed", "3", *tiny, "--trainer.max_epochs", "1", "--model.network.hidden", "8")
