@@ -12,11 +12,13 @@ of them on.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +59,13 @@ OTHERS = (
     "rows_take_turns_loss_only",
     "more_warps_than_a_row_needs",
     "many_frames",
+    "nearly_uniform_scores",
+)
+INFINITE = (
+    "all_scores_infinite",
+    "infinite_scores",
+    "infinite_scores_of_the_blank",
+    "infinite_log_probabilities",
 )
 # Likewise of run_beam_search.
 BEAMS = (
@@ -75,9 +84,9 @@ BEAMS = (
 FRAMES = ("a_warp_of_prefixes", "many_classes_many_prefixes", "many_classes", "nucleus", "pruned")
 TIMES = ("results_take_turns", "states_in_global_memory", "one_prefix", "equal_scores")
 CASES = {
-    "ctc_loss_lattice.cuh": (*LATTICE, *OTHERS, *ROWS),
-    "ctc_loss_lattice_general.cuh": (*GENERAL, "long_and_short"),
-    "ctc_loss_numbers.cuh": ("wide_scores", "far_scores", *LATTICE, *OTHERS, *ROWS),
+    "ctc_loss_lattice.cuh": (*LATTICE, *INFINITE, *OTHERS, *ROWS),
+    "ctc_loss_lattice_general.cuh": (*GENERAL, "general_rows_together", "long_and_short"),
+    "ctc_loss_numbers.cuh": ("wide_scores", "far_scores", *INFINITE, *LATTICE, *OTHERS, *ROWS),
     "ctc_loss_layout.cuh": ("rows_take_turns", "rows_take_turns_loss_only", *GENERAL, *LATTICE),
     "ctc_loss_prepare.cuh": (*ROWS, "more_labels_than_threads_sort_at_once", *LATTICE, *OTHERS),
     "ctc_loss_sums.cuh": ("few_classes", "mean", *GENERAL, *LATTICE),
@@ -88,7 +97,14 @@ CASES = {
     "beam_search_times.cuh": (*TIMES, *BEAMS[:2]),
 }
 ALL = {
-    "ctc_loss": (*ROWS, *LATTICE, *OTHERS, *GENERAL, "more_labels_than_threads_sort_at_once"),
+    "ctc_loss": (
+        *ROWS,
+        *LATTICE,
+        *INFINITE,
+        *OTHERS,
+        *GENERAL,
+        "more_labels_than_threads_sort_at_once",
+    ),
     "beam_search": (*BEAMS, *FRAMES, *TIMES),
 }
 
@@ -125,32 +141,28 @@ def attempts(build: str) -> tuple[int, ...]:
     return (0,) if build == "race" else (0, 1, 2, 3)
 
 
-def build_programs(folder: Path, kernels: Path, pool: ThreadPoolExecutor) -> Programs:
-    """Each program in each build, with all its bugs in it."""
+def build_programs(
+    names: Collection[str], folder: Path, kernels: Path, pool: ThreadPoolExecutor
+) -> Programs:
+    """The programs of these names in each build, with all their bugs in them."""
     emulator = pool.submit(emulator_objects, folder)
+    switch = pool.submit(compile_source, kernels / "planted_bug.cpp", folder)
     waiting = {}
-    for build in BUILDS:
+    for name, build in itertools.product(names, BUILDS):
+        sources = (HERE / f"run_{name}.cpp", *(SOURCES / source for source in PROGRAMS[name]))
         flags = ("-O1", "-w", *KERNEL_FLAGS, *SANITIZERS[build])
+        into = folder / build / name
         switched = (*flags, "-include", str(kernels / "planted_bug.h"))
-        for name, sources in PROGRAMS.items():
-            into = folder / build / name
-            parts = [
-                pool.submit(
-                    compile_source, kernels / "cuda" / f"{name}.cu", into, switched, kernels
-                )
-            ]
-            for path in (HERE / f"run_{name}.cpp", *(SOURCES / source for source in sources)):
-                parts.append(pool.submit(compile_source, path, into, flags))
-            parts.append(pool.submit(compile_source, kernels / "planted_bug.cpp", into))
-            waiting[name, build] = parts
-    return {
-        (name, build): link(
-            folder / build / f"run_{name}",
-            [*(part.result() for part in parts), *emulator.result()],
-            build,
-        )
-        for (name, build), parts in waiting.items()
-    }
+        kernel = kernels / "cuda" / f"{name}.cu"
+        waiting[name, build] = [
+            pool.submit(compile_source, kernel, into, switched, kernels),
+            *(pool.submit(compile_source, source, into, flags) for source in sources),
+        ]
+    programs = {}
+    for (name, build), parts in waiting.items():
+        objects = [*(part.result() for part in parts), switch.result(), *emulator.result()]
+        programs[name, build] = link(folder / build / f"run_{name}", objects, build)
+    return programs
 
 
 def judge(bug: Bug, programs: Programs) -> Verdict:
@@ -191,7 +203,8 @@ def main() -> int:
     tried = [bug for bug in asked_for if not bug.equivalent]
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(os.cpu_count()) as pool:
         folder = Path(name)
-        programs = build_programs(folder, write_switched(bugs, folder / "csrc"), pool)
+        kernels = write_switched(bugs, folder / "csrc")
+        programs = build_programs({bug.program for bug in tried}, folder, kernels, pool)
         clean = sources_pass(programs, pool)
         caught = 0
         for verdict in pool.map(lambda bug: judge(bug, programs), tried):

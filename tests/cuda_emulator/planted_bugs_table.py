@@ -193,6 +193,12 @@ PLANTED = (
     ),
     (
         "ctc_loss_lattice.cuh",
+        "return largest + «kBlockGrowth» + 1",
+        "14",
+        "states above the near range",
+    ),
+    (
+        "ctc_loss_lattice.cuh",
         "next_lowest = lowest_at[«kReverse ? -kGroupLanes : kGroupLanes»]",
         "0",
         "states relative to another block",
@@ -233,6 +239,31 @@ PLANTED = (
         "(Exponent(1) << («dropped - 1»));\n  return",
         "dropped + 1",
         "rounded at the wrong bit",
+    ),
+    # ---- what is -inf
+    (
+        "ctc_loss_numbers.cuh",
+        "return «below < VeryFar::kRange - 1» ? kSign",
+        "true",
+        "dead emissions wrap",
+    ),
+    (
+        "ctc_loss_numbers.cuh",
+        "if («code == Exponent(-1)») return",
+        "false",
+        "dead emissions come back to life",
+    ),
+    (
+        "ctc_loss_numbers.cuh",
+        "at_least(a.e + (bits >> N::kMantissaBits) - N::kBias, «N::kFloor»)",
+        "a.e + (bits >> N::kMantissaBits) - N::kBias",
+        "exponents wrap",
+    ),
+    (
+        "ctc_loss_lattice.cuh",
+        "possible = «total.e >= Number<Scalar>::kDeadBelow»",
+        "true",
+        "a loss where no path is possible",
     ),
     # ---- a barrier per frame
     (
