@@ -65,6 +65,10 @@ class Cuda:
         # It is not pinned: CUDA has taken its contents by the time this returns.
         return values.to(scores.device, non_blocking=True)
 
+    def capturing(self) -> bool:
+        """Whether a CUDA graph is being captured, which would keep an address of host memory."""
+        return torch.cuda.is_current_stream_capturing()
+
     def call(self, entry: str, *arguments: Any) -> None:
         """Put kernels on the stream."""
         getattr(self.library, entry)(*arguments)
@@ -129,6 +133,12 @@ class Cuda:
             zip(_checks.TENSORS[1:], (targets, input_lengths, target_lengths), strict=True)
         )
         seen = [self.sees(values) for values in given.values()]
+        if any(seen) and self.capturing():
+            on_host = [name for name, here in zip(given, seen, strict=True) if here]
+            raise RuntimeError(
+                f"{', '.join(on_host)}: on the host, and must be on {scores.device} while a CUDA "
+                "graph is captured"
+            )
         values = [
             _checks.host_integers(name, each) if here else _on_device(name, each, scores)
             for (name, each), here in zip(given.items(), seen, strict=True)

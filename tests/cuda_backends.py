@@ -56,6 +56,9 @@ class EmulatedCuda(Cuda):
     def device_and_stream(self, scores: Tensor) -> tuple[int, int]:
         return 0, 0
 
+    def capturing(self) -> bool:
+        return False
+
     def empty(self, scores: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         size = torch.Size(shape).numel() * dtype.itemsize
         slack = ALIGNMENT if self.margin else 0

@@ -142,6 +142,16 @@ def test_a_graph_replays_with_new_lengths() -> None:
         equal_bits((loss.detach(), grad), ours(new, grad_out, **options))
 
 
+def test_a_graph_takes_nothing_from_the_host() -> None:
+    case = on("cuda", make_case(407))
+    lengths = case.input_lengths.cpu()
+    with (
+        pytest.raises(RuntimeError, match=r"^input_lengths: on the host, and must be on cuda"),
+        torch.cuda.graph(torch.cuda.CUDAGraph()),
+    ):
+        fastctc.ctc_loss(case.scores * 2, case.targets, lengths, case.target_lengths)
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_another_device_than_the_current_one() -> None:
     case = make_case(408)

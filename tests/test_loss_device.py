@@ -19,6 +19,8 @@ import fastctc
 from benchmarks.shapes import WORKLOADS
 from fastctc import config
 from fastctc._backends import BACKENDS
+from fastctc._checks import Options
+from fastctc._cuda import Cuda
 
 pytestmark = pytest.mark.gpu
 
@@ -213,6 +215,25 @@ def test_lengths_on_either_side(device: torch.device) -> None:
     ):
         loss, grad = ours(mixed)
         torch.testing.assert_close((loss.cpu(), grad.cpu()), expected, rtol=0, atol=0)
+
+
+class Capturing(Cuda):
+    """Sees int64 alone, while a CUDA graph is captured."""
+
+    def sees(self, values: torch.Tensor) -> bool:
+        return values.dtype == torch.int64
+
+    def capturing(self) -> bool:
+        return True
+
+
+def test_what_a_graph_cannot_take_from_the_host() -> None:
+    case = make_case(307)
+    case.input_lengths = case.input_lengths.int()
+    options = Options(0, 1, False, False, False, False)
+    sentence = "^targets, target_lengths: on the host, and must be on cpu while a CUDA graph is "
+    with pytest.raises(RuntimeError, match=sentence):
+        Capturing(None).prepare(*case.arguments()[:4], options)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

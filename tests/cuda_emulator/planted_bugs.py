@@ -3,7 +3,8 @@
 Every barrier is taken out, wherever the sources have one; PLANTED lists mistakes of other kinds.
 A bug is caught when `run_ctc_loss` or `run_beam_search` in the emulator finds a wrong number, the
 emulator stops a kernel, or a sanitizer reports an error. Those that can change nothing are in
-EQUIVALENT, with why.
+EQUIVALENT, with why. All bugs of a program are compiled into it together, and a process turns one
+of them on.
 
     python tests/cuda_emulator/planted_bugs.py [--only TEXT]
 """
@@ -11,24 +12,22 @@ EQUIVALENT, with why.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
-import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from planted_bugs_table import EQUIVALENT, PLANTED
+from planted_sources import PROGRAMS, SOURCES, SWITCH, Bug, all_bugs, write_switched
 from toolchain import (
     HERE,
     KERNEL_FLAGS,
-    ROOT,
     SANITIZERS,
-    BuildError,
     Result,
     compile_source,
     emulator_objects,
@@ -36,18 +35,7 @@ from toolchain import (
     run,
 )
 
-KERNELS = ROOT / "csrc"
-# Which program runs a kernel's source and what else that needs, by how the files' names begin.
-PROGRAMS = {
-    "ctc_loss": (),
-    "beam_search": ("cuda/forced_align.cu", "cpu/fusion.cpp", "cpu/trie_tables.cpp"),
-}
-FILES = [path for name in PROGRAMS for path in sorted((KERNELS / "cuda").glob(f"{name}*"))]
-BARRIER = re.compile(
-    r"(?<![\w:.])((?:Search::)?(?:Group::)?sync|team\.sync|__syncthreads|__syncwarp|meet|bar_sync"
-    r"|copy_async_wait<\w+>)"
-    r"\([^()]*\);"
-)
+BUILDS = ("address", "race")
 LIMIT = 120.0  # seconds for one run; the sources as they are need a few
 
 # The cases of run_ctc_loss that reach a file's kernels, those that show most first.
@@ -71,6 +59,13 @@ OTHERS = (
     "rows_take_turns_loss_only",
     "more_warps_than_a_row_needs",
     "many_frames",
+    "nearly_uniform_scores",
+)
+INFINITE = (
+    "all_scores_infinite",
+    "infinite_scores",
+    "infinite_scores_of_the_blank",
+    "infinite_log_probabilities",
 )
 # Likewise of run_beam_search.
 BEAMS = (
@@ -89,9 +84,9 @@ BEAMS = (
 FRAMES = ("a_warp_of_prefixes", "many_classes_many_prefixes", "many_classes", "nucleus", "pruned")
 TIMES = ("results_take_turns", "states_in_global_memory", "one_prefix", "equal_scores")
 CASES = {
-    "ctc_loss_lattice.cuh": (*LATTICE, *OTHERS, *ROWS),
-    "ctc_loss_lattice_general.cuh": (*GENERAL, "long_and_short"),
-    "ctc_loss_numbers.cuh": ("wide_scores", "far_scores", *LATTICE, *OTHERS, *ROWS),
+    "ctc_loss_lattice.cuh": (*LATTICE, *INFINITE, *OTHERS, *ROWS),
+    "ctc_loss_lattice_general.cuh": (*GENERAL, "general_rows_together", "long_and_short"),
+    "ctc_loss_numbers.cuh": ("wide_scores", "far_scores", *INFINITE, *LATTICE, *OTHERS, *ROWS),
     "ctc_loss_layout.cuh": ("rows_take_turns", "rows_take_turns_loss_only", *GENERAL, *LATTICE),
     "ctc_loss_prepare.cuh": (*ROWS, "more_labels_than_threads_sort_at_once", *LATTICE, *OTHERS),
     "ctc_loss_sums.cuh": ("few_classes", "mean", *GENERAL, *LATTICE),
@@ -102,32 +97,20 @@ CASES = {
     "beam_search_times.cuh": (*TIMES, *BEAMS[:2]),
 }
 ALL = {
-    "ctc_loss": (*ROWS, *LATTICE, *OTHERS, *GENERAL, "more_labels_than_threads_sort_at_once"),
+    "ctc_loss": (
+        *ROWS,
+        *LATTICE,
+        *INFINITE,
+        *OTHERS,
+        *GENERAL,
+        "more_labels_than_threads_sort_at_once",
+    ),
     "beam_search": (*BEAMS, *FRAMES, *TIMES),
 }
 
 
-Others = dict[tuple[str, str], list[Path]]
-
-
-@dataclass(frozen=True)
-class Bug:
-    file: str
-    line: int
-    old: str
-    new: str
-    why: str
-    build: str
-    text: str
-    """The whole file with the bug in it."""
-
-    @property
-    def program(self) -> str:
-        return next(name for name in PROGRAMS if self.file.startswith(name))
-
-    @property
-    def place(self) -> str:
-        return f"{self.file}:{self.line}"
+Programs = dict[tuple[str, str], Path]
+"""By name and build."""
 
 
 @dataclass(frozen=True)
@@ -136,34 +119,6 @@ class Verdict:
     caught: bool
     how: str
     seconds: float
-
-
-def barriers() -> Iterator[Bug]:
-    """Every statement that makes threads meet or wait, each taken out once."""
-    for path in FILES:
-        text = path.read_text()
-        for found in BARRIER.finditer(text):
-            line = text.count("\n", 0, found.start()) + 1
-            without = text[: found.start()] + ";" + text[found.end() :]
-            yield Bug(path.name, line, found.group(), "", "no barrier", "race", without)
-
-
-def planted() -> Iterator[Bug]:
-    for file, old, new, why in PLANTED:
-        text = (KERNELS / "cuda" / file).read_text()
-        if text.count(old) != 1:
-            sys.exit(f"planted_bugs_table.py: {file} has {text.count(old)} times: {old}")
-        line = text.count("\n", 0, text.index(old)) + 1
-        yield Bug(file, line, old, new, why, "address", text.replace(old, new))
-
-
-def reason_to_skip(bug: Bug) -> str | None:
-    """Why a barrier may go without anything changing, where EQUIVALENT says so."""
-    lines = bug.text.splitlines()
-    for file, before, why in EQUIVALENT:
-        if file == bug.file and bug.build == "race" and before in lines[bug.line - 2]:
-            return why
-    return None
 
 
 def how_caught(result: Result) -> str | None:
@@ -182,64 +137,60 @@ def how_caught(result: Result) -> str | None:
     return f"exit status {result.status}"
 
 
-def build_program(name: str, folder: Path, kernels: Path, build: str, others: Others) -> Path:
-    flags = ("-O1", *KERNEL_FLAGS, *SANITIZERS[build], "-Wno-error", "-w")
-    kernel = compile_source(kernels / "cuda" / f"{name}.cu", folder, flags, include=kernels)
-    return link(folder / f"run_{name}", [kernel, *others[name, build]], build)
-
-
-def other_objects(folder: Path, emulator: list[Path]) -> Others:
-    """What is linked with the kernels, for each program and each build."""
-    others = {}
-    for name, sources in PROGRAMS.items():
-        for build in ("address", "race"):
-            flags = ("-O1", *KERNEL_FLAGS, *SANITIZERS[build])
-            paths = [HERE / f"run_{name}.cpp", *(KERNELS / source for source in sources)]
-            objects = [compile_source(path, folder / build, flags) for path in paths]
-            others[name, build] = [*objects, *emulator]
-    return others
-
-
 def attempts(build: str) -> tuple[int, ...]:
     return (0,) if build == "race" else (0, 1, 2, 3)
 
 
-def judge(bug: Bug, others: Others) -> Verdict:
-    """Build the program with the bug in it and run it until something is seen."""
+def build_programs(
+    names: Collection[str], folder: Path, kernels: Path, pool: ThreadPoolExecutor
+) -> Programs:
+    """The programs of these names in each build, with all their bugs in them."""
+    emulator = pool.submit(emulator_objects, folder)
+    switch = pool.submit(compile_source, kernels / "planted_bug.cpp", folder)
+    waiting = {}
+    for name, build in itertools.product(names, BUILDS):
+        sources = (HERE / f"run_{name}.cpp", *(SOURCES / source for source in PROGRAMS[name]))
+        flags = ("-O1", "-w", *KERNEL_FLAGS, *SANITIZERS[build])
+        into = folder / build / name
+        switched = (*flags, "-include", str(kernels / "planted_bug.h"))
+        kernel = kernels / "cuda" / f"{name}.cu"
+        waiting[name, build] = [
+            pool.submit(compile_source, kernel, into, switched, kernels),
+            *(pool.submit(compile_source, source, into, flags) for source in sources),
+        ]
+    programs = {}
+    for (name, build), parts in waiting.items():
+        objects = [*(part.result() for part in parts), switch.result(), *emulator.result()]
+        programs[name, build] = link(folder / build / f"run_{name}", objects, build)
+    return programs
+
+
+def judge(bug: Bug, programs: Programs) -> Verdict:
+    """Run the program with the bug on until something is seen."""
     began = time.monotonic()
     cases = CASES.get(bug.file, ALL[bug.program])
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        kernels = folder / "csrc"
-        for part in ("cuda", "include", "core"):
-            shutil.copytree(KERNELS / part, kernels / part)
-        (kernels / "cuda" / bug.file).write_text(bug.text)
-        # What the bug's own build does not see, the other may.
-        for build in (bug.build, "race" if bug.build == "address" else "address"):
-            try:
-                program = build_program(bug.program, folder, kernels, build, others)
-            except BuildError as error:
-                words = str(error).strip().splitlines()
-                return Verdict(bug, False, f"does not compile: {words[0] if words else ''}", 0)
-            for order in attempts(build):
-                how = how_caught(run(program, *cases, order=order, limit=LIMIT))
-                if how:
-                    seconds = time.monotonic() - began
-                    return Verdict(bug, True, f"{how} (order {order})", seconds)
+    # What the build that suits the bug does not see, the other may.
+    for build in reversed(BUILDS) if bug.barrier else BUILDS:
+        program = programs[bug.program, build]
+        for order in attempts(build):
+            on = {SWITCH: str(bug.number)}
+            how = how_caught(run(program, *cases, order=order, limit=LIMIT, environment=on))
+            if how:
+                return Verdict(bug, True, f"{how} (order {order})", time.monotonic() - began)
     return Verdict(bug, False, "NOT CAUGHT", time.monotonic() - began)
 
 
-def sources_pass(folder: Path, others: Others) -> bool:
-    """Whether nothing is found where nothing was planted."""
-    good = True
-    for name, build in others:
-        program = build_program(name, folder / f"clean-{name}-{build}", KERNELS, build, others)
-        for order in attempts(build):
-            how = how_caught(run(program, *ALL[name], order=order, limit=4 * LIMIT))
-            if how:
-                print(f"{name} as it is, {build} build, order {order}: {how}")
-                good = False
-    return good
+def sources_pass(programs: Programs, pool: ThreadPoolExecutor) -> bool:
+    """Whether nothing is found where no bug is on."""
+
+    def found(name: str, build: str, order: int) -> str | None:
+        how = how_caught(run(programs[name, build], *ALL[name], order=order, limit=4 * LIMIT))
+        return how and f"{name} as it is, {build} build, order {order}: {how}"
+
+    runs = [(name, build, order) for name, build in programs for order in attempts(build)]
+    bad = [how for how in pool.map(found, *zip(*runs, strict=True)) if how]
+    print("\n".join(bad), end="\n" * bool(bad))
+    return not bad
 
 
 def main() -> int:
@@ -247,24 +198,23 @@ def main() -> int:
     parser.add_argument("--only", default="", help="bugs whose place or text has this in it")
     only = parser.parse_args().only
     began = time.monotonic()
+    bugs = all_bugs()
+    asked_for = [bug for bug in bugs if only in f"{bug.place} {bug.old}"]
+    tried = [bug for bug in asked_for if not bug.equivalent]
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(os.cpu_count()) as pool:
         folder = Path(name)
-        others = other_objects(folder, emulator_objects(folder))
-        clean = sources_pass(folder, others)
-        bugs = [bug for bug in (*barriers(), *planted()) if only in f"{bug.place} {bug.old}"]
-        skipped = [(bug, why) for bug in bugs if (why := reason_to_skip(bug))]
-        tried = [bug for bug in bugs if not reason_to_skip(bug)]
-        verdicts = pool.map(lambda bug: judge(bug, others), tried)
+        kernels = write_switched(bugs, folder / "csrc")
+        programs = build_programs({bug.program for bug in tried}, folder, kernels, pool)
+        clean = sources_pass(programs, pool)
         caught = 0
-        for verdict in verdicts:
+        for verdict in pool.map(lambda bug: judge(bug, programs), tried):
             bug = verdict.bug
-            change = f"{bug.old} -> {bug.new}" if bug.new else f"without {bug.old}"
-            change = " ".join(change.split())
-            print(f"{bug.place}  {change}  [{bug.why}]\n    {verdict.how}, {verdict.seconds:.0f} s")
-            sys.stdout.flush()
+            print(f"{bug.place}  {bug.change}  [{bug.why}]")
+            print(f"    {verdict.how}, {verdict.seconds:.1f} s", flush=True)
             caught += verdict.caught
-    for bug, why in skipped:
-        print(f"{bug.place}  without {bug.old}\n    changes nothing: {why}")
+    skipped = [bug for bug in asked_for if bug.equivalent]
+    for bug in skipped:
+        print(f"{bug.place}  {bug.change}\n    changes nothing: {bug.equivalent}")
     print(
         f"{caught} of {len(tried)} planted bugs caught, {len(skipped)} change nothing; the sources"
         f" themselves {'pass' if clean else 'DO NOT PASS'}; {time.monotonic() - began:.0f} s"

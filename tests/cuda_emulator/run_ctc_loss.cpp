@@ -30,6 +30,8 @@ struct Case {
   int64_t lead = 0;          // elements before the scores, so that rows are not aligned
   int64_t first_label = -1;  // of the first row; -1: a random one
   bool coarse = false;       // states that matter are far below their neighbours
+  double infinite = 0;       // share of the scores that are -inf
+  bool no_blank = false;     // likewise all of the blank's
 };
 
 struct Batch {
@@ -155,7 +157,9 @@ bool run(const Case& c) {
   Random random(99);
   Buffer<float> scores(c.lead + c.T * c.N * c.C);
   for (int64_t i = 0; i < c.T * c.N * c.C; ++i) {
-    const double x = c.spread * (random.uniform() + random.uniform() + random.uniform() - 1.5);
+    double x = c.spread * (random.uniform() + random.uniform() + random.uniform() - 1.5);
+    if (c.infinite > 0 && random.uniform() < c.infinite) x = -reference::kInfinity;
+    if (c.no_blank && i % c.C == c.blank) x = -reference::kInfinity;
     scores[c.lead + i] = float(c.logits ? x : x - c.spread);
   }
   std::vector<float> grad_out(c.reduction == Reduction::none ? size_t(c.N) : 1);
@@ -250,6 +254,14 @@ std::vector<Case> cases() {
   Case& far = add("far_scores", 60, 2, 10, 12);
   far.spread = 2500;
   far.coarse = true;
+  add("infinite_scores", 40, 3, 10, 9).infinite = 0.15;
+  add("infinite_scores_of_the_blank", 60, 1, 10, 9).no_blank = true;
+  Case& nothing = add("all_scores_infinite", 130, 1, 10, 60);
+  nothing.infinite = 1;
+  nothing.logits = false;
+  Case& given_infinite = add("infinite_log_probabilities", 45, 2, 10, 9);
+  given_infinite.infinite = 0.15;
+  given_infinite.logits = false;
   add("loss_only", 23, 4, 11, 6).gradient = false;
   Case& wrong = add("faults", 14, 6, 9, 5);
   wrong.faults = true;
@@ -265,6 +277,8 @@ std::vector<Case> cases() {
   short_row.bound = 200;
   Case& three = add("three_warps_loss_only", 151, 1, 9, 140);
   three.gradient = false;
+  // every path counts, so states rise the most from frame to frame, also beyond a warp's last lane
+  add("nearly_uniform_scores", 240, 1, 64, 126).spread = 2e-3;
   // long enough for mantissas that are never brought back to overflow
   add("many_frames", 1600, 1, 4, 2);
   Case& quads = add("four_pairs_per_lane", 160, 1, 12, 135);
@@ -278,6 +292,11 @@ std::vector<Case> cases() {
   general_loss.gradient = false;
   Case& segments = add("general_segments", 75, 2, 7, 9);
   segments.workspace = 1;
+  Case& together = add("general_rows_together", 96, 4, 7, 11);
+  together.workspace = 6400;
+  Case& infinite = add("general_infinite_scores", 40, 3, 10, 9);
+  infinite.infinite = 0.15;
+  infinite.workspace = 1;
   Case& global = add("general_in_global_memory", 29, 2, 11, 9);
   global.bound = 1600;
   global.workspace = 1;

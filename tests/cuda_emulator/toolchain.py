@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ SANITIZERS = {
 SANITIZER_OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0",
     "UBSAN_OPTIONS": "print_stacktrace=1",
-    "TSAN_OPTIONS": "halt_on_error=1",
+    "TSAN_OPTIONS": "halt_on_error=1:atexit_sleep_ms=0",
 }
 
 
@@ -81,9 +81,16 @@ def link(program: Path, objects: Sequence[Path], sanitizer: str) -> Path:
     return program
 
 
-def run(program: Path, *arguments: str, order: int = 0, limit: float = 300) -> Result:
+def run(
+    program: Path,
+    *arguments: str,
+    order: int = 0,
+    limit: float = 300,
+    environment: Mapping[str, str] | None = None,
+) -> Result:
     """Run a program in one of the emulator's orders, for at most `limit` seconds."""
-    environment = {**os.environ, **SANITIZER_OPTIONS, "FASTCTC_SIMT_ORDER": str(order)}
+    environment = {**os.environ, **SANITIZER_OPTIONS, **(environment or {})}
+    environment["FASTCTC_SIMT_ORDER"] = str(order)
     try:
         done = subprocess.run(
             [program, *arguments],
