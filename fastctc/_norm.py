@@ -203,10 +203,12 @@ def statistics_shape(shape: tuple[int, ...], options: NormOptions) -> tuple[int,
 
 def counts(lengths: Tensor, shape: tuple[int, ...], options: NormOptions) -> Tensor:
     """Valid values in each group: float64 (N', 1, 1, 1)."""
-    frames = lengths.clamp(0, shape[1]).to(torch.float64)
+    frames = lengths.clamp(0, shape[1])
     if options.over_batch:
-        frames = frames.sum(0, keepdim=True)
-    return (frames * (shape[4] if options.over_freq else 1)).view(-1, 1, 1, 1)
+        frames = frames.sum(0, keepdim=True, dtype=torch.float64)
+    if options.over_freq:
+        frames = frames * shape[4]
+    return frames.to(torch.float64).view(-1, 1, 1, 1)
 
 
 def mask_rows(shape: tuple[int, ...], options: MaskOptions) -> int:

@@ -28,6 +28,7 @@ class Layout(NamedTuple):
     order: tuple[int, ...]  # axes of the tensor in canonical order
     missing: tuple[int, ...]  # canonical axes that the tensor lacks
     back: tuple[int, ...]  # axes of the canonical view, without the missing ones, as the tensor's
+    in_order: bool  # whether the tensor's axes are in canonical order
 
 
 def parse_layout(layout: str) -> Layout:
@@ -41,7 +42,8 @@ def parse_layout(layout: str) -> Layout:
     order = tuple(letters.index(axis) for axis in CANONICAL if axis in letters)
     missing = tuple(i for i, axis in enumerate(CANONICAL) if axis not in letters)
     present = [axis for axis in CANONICAL if axis in letters]
-    return Layout(letters, order, missing, tuple(present.index(axis) for axis in letters))
+    back = tuple(present.index(axis) for axis in letters)
+    return Layout(letters, order, missing, back, list(order) == sorted(order))
 
 
 def parse_over(over: str, layout: str) -> tuple[bool, bool]:
@@ -61,15 +63,17 @@ def channel_letters(layout: str, over_freq: bool) -> str:
 
 def canonical(x: Tensor, layout: Layout) -> Tensor:
     """The view (N, T, B, E, F) of a tensor."""
-    view = x.permute(layout.order)
+    view = x if layout.in_order else x.permute(layout.order)
+    sizes = list(view.shape)
     for axis in layout.missing:
-        view = view.unsqueeze(axis)
-    return view
+        sizes.insert(axis, 1)
+    return view.view(sizes)
 
 
 def restored(y: Tensor, layout: Layout) -> Tensor:
     """The inverse of `canonical`."""
-    return y.squeeze(layout.missing).permute(layout.back)
+    dense = y.squeeze(layout.missing)
+    return dense if layout.in_order else dense.permute(layout.back)
 
 
 def check_input(x: Any, layout: Layout) -> None:

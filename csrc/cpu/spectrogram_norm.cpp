@@ -53,6 +53,7 @@ class Pass {
         threads_(std::max(p.num_threads, 1)),
         features_(p.shape.b * p.shape.e * p.shape.f) {
     stride_ = features_ + kPadding;
+    kernel_stride_ = std::max(features_, kNormTurn) + kPadding;
     groups_ = p.over_freq ? p.shape.b * p.shape.e : features_;
     stream_ = p.shape.n * p.shape.t * features_ * g_.size() >= kStreamBytes;
   }
@@ -60,11 +61,13 @@ class Pass {
   void run() {
     // Per thread: constants, scratch of the kernels, masked lanes, two numbers of each feature.
     const int64_t lanes = std::max(features_, p_.shape.t) + kPadding;
-    const int64_t bytes = int64_t(sizeof(Real)) * ((2 * kNormConstants + 1) * stride_ + lanes) +
-                          int64_t(sizeof(double)) * 2 * (features_ + kPadding);
+    const int64_t bytes =
+        int64_t(sizeof(Real)) * (kNormConstants * stride_ + (kNormConstants + 1) * kernel_stride_ + lanes) +
+        int64_t(sizeof(double)) * 2 * (features_ + kPadding);
     std::vector<Workspace> workspaces = take_workspaces(threads_, bytes);
     std::vector<Scratch> scratch;
-    for (const Workspace& workspace : workspaces) scratch.emplace_back(workspace.data(), stride_, features_);
+    for (const Workspace& workspace : workspaces)
+      scratch.emplace_back(workspace.data(), stride_, kernel_stride_, features_);
     scratch_ = &scratch;
     if (p_.over_batch)
       run_batch();
@@ -75,13 +78,13 @@ class Pass {
 
  private:
   struct Scratch {
-    Scratch(void* data, int64_t stride, int64_t features)
+    Scratch(void* data, int64_t stride, int64_t kernel_stride, int64_t features)
         : first(static_cast<double*>(data)),
           second(first + features + kPadding),
           constants(reinterpret_cast<Real*>(second + features + kPadding)),
           kernel(constants + kNormConstants * stride),
-          keep(kernel + (kNormConstants + 1) * stride) {
-      std::fill(constants, keep, Real(0));
+          keep(kernel + (kNormConstants + 1) * kernel_stride) {
+      std::fill(constants, kernel, Real(0));
     }
     double *first, *second;
     Real *constants, *kernel, *keep;
@@ -197,22 +200,24 @@ class Pass {
         const double* a = first + slot * features_;
         const double* b = second + slot * features_;
         total += count;
+        const double share = count / total, spread = (total - count) * share;
         for (int64_t c = begin; c < end; ++c)
           if (backward_) {
             all_first[c] += a[c];
             all_second[c] += b[c];
           } else {
-            merge(all_first[c], all_second[c], total, a[c], b[c], count);
+            merge(all_first[c], all_second[c], a[c], b[c], share, spread);
           }
       }
     });
   }
 
-  // Adds `count` values of a mean and a sum of squared deviations, for `total` values in all (Chan et al. 1979).
-  static void merge(double& mean, double& squares, double total, double more, double more_squares, double count) {
+  // Adds values of a mean and a sum of squared deviations, a `share` of them all; `spread` is that of the number of
+  // those before (Chan et al. 1979).
+  static void merge(double& mean, double& squares, double more, double more_squares, double share, double spread) {
     const double delta = more - mean;
-    mean += delta * (count / total);
-    squares += more_squares + delta * delta * ((total - count) * (count / total));
+    mean += delta * share;
+    squares += more_squares + delta * delta * spread;
   }
 
   // ---- one part of one utterance
@@ -224,7 +229,7 @@ class Pass {
     s.constants_stride = stride_;
     s.stream = stream_;
     s.scratch = mine.kernel;
-    s.scratch_stride = stride_;
+    s.scratch_stride = kernel_stride_;
     return s;
   }
 
@@ -258,7 +263,7 @@ class Pass {
 
   void write(int64_t n, const Range& range, int64_t begin, int64_t end, const Real* constants, Scratch& mine) {
     const int64_t valid = std::max(begin, std::min(end, p_.lengths[n]));
-    clear(n, range, valid, end);
+    if (valid < end) kernels_.clear(int(p_.dtype), slab(n, range, valid, end, constants, mine));
     if (begin >= valid) return;
     const Masks masks(p_, g_, n, range);
     mark_lanes(masks, range, begin, valid, mine.keep);
@@ -272,7 +277,7 @@ class Pass {
       } else if (kept) {
         kernels_.normalise(int(p_.dtype), s);
       } else {
-        clear_rows(s);
+        kernels_.clear(int(p_.dtype), s);
       }
     });
   }
@@ -314,19 +319,6 @@ class Pass {
     s.rows = to - from;
   }
 
-  void clear(int64_t n, const Range& range, int64_t begin, int64_t end) const {
-    if (begin < end) clear_rows(g_.slab(n, range, begin, end));
-  }
-  void clear_rows(const NormSlab& s) const {
-    const int64_t size = g_.size();
-    if (s.out_stride == s.lanes) {
-      std::memset(s.out, 0, size_t(s.rows * s.lanes * size));
-      return;
-    }
-    for (int64_t r = 0; r < s.rows; ++r)
-      std::memset(static_cast<char*>(s.out) + r * s.out_stride * size, 0, size_t(s.lanes * size));
-  }
-
   // ---- from numbers of features to those of groups, and to constants
   int64_t group(int64_t n, int64_t feature) const {
     return (p_.over_batch ? 0 : n * groups_) + (p_.over_freq ? feature / p_.shape.f : feature);
@@ -353,7 +345,7 @@ class Pass {
           a += first[c + k];
           b += second[c + k];
         } else {
-          merge(a, b, frames * double(k + 1), first[c + k], second[c + k], frames);
+          merge(a, b, first[c + k], second[c + k], 1 / double(k + 1), frames * double(k) / double(k + 1));
         }
       }
       const int64_t at = group(n, c);
@@ -404,7 +396,7 @@ class Pass {
   const bool backward_;
   const int threads_;
   const int64_t features_;
-  int64_t stride_, groups_;
+  int64_t stride_, kernel_stride_, groups_;
   bool stream_;
   std::vector<Scratch>* scratch_ = nullptr;
 };

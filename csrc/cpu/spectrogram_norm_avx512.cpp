@@ -1,3 +1,3 @@
-#include "spectrogram_norm_run.h"
+#include "spectrogram_norm_table.h"
 
 FASTCTC_DEFINE_NORM_KERNELS(spectrogram_norm_kernels_avx512, 16)

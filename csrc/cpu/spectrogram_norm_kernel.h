@@ -25,9 +25,12 @@ struct NormSlab {
   bool stream;       // write past the caches
   double* first;     // results of the reductions, feature by feature
   double* second;
-  void* scratch;  // real[kNormConstants + 1][scratch_stride], where scratch_stride is lanes and a vector at least
-  int64_t scratch_stride;
+  void* scratch;           // real[kNormConstants + 1][scratch_stride]
+  int64_t scratch_stride;  // lanes, or kNormTurn where that is more, and a vector at least
 };
+
+// The most lanes of several rows whose constants are kept side by side.
+constexpr int64_t kNormTurn = 4608;
 
 // Constants of a feature. With d = v - mean, the mean as rounded to a real: y = a * d + b, and
 // dx = a * (g - (b + c * d)) * dv/dx, in this order, so that an utterance of one frame, whose g is its own mean, has a
@@ -41,6 +44,7 @@ struct NormKernels {
   // adds to first the sum of g, to second the sum of g * d
   void (*gradient_sums)(int dtype, const NormSlab& slab);
   void (*input_gradient)(int dtype, const NormSlab& slab);
+  void (*clear)(int dtype, const NormSlab& slab);  // writes zeros
 };
 
 extern const NormKernels spectrogram_norm_kernels_avx512;

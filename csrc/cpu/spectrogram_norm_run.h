@@ -16,7 +16,9 @@ using fastctc::NormSlab;
 enum { kNoLog, kLog1p, kLog10 };
 
 constexpr double kLn10 = 2.302585092994045684;
-constexpr int kBlockRows = 32;  // summed up before anything becomes double
+constexpr int kBlockRows = 32;       // summed up before anything becomes double
+constexpr int kWrittenAbreast = 4;   // turns at a time
+constexpr int64_t kLeastTurn = 512;  // lanes of a turn: of fewer, loops would be too short
 
 template <class S, class X, int log>
 struct Norm {
@@ -25,8 +27,9 @@ struct Norm {
   using Scalar = typename S::Scalar;
   static constexpr int W = S::W;
 
-  const NormSlab& s;
+  NormSlab s;              // a copy: no store may change it
   int64_t turn = s.lanes;  // lanes after which features begin anew
+  int64_t head = 0;        // values before lane 0, which belong to the last lanes of a turn
 
   const X* x_row(int64_t r) const { return (const X*)s.x + r * s.x_stride; }
   const X* grad_row(int64_t r) const { return (const X*)s.grad + r * s.grad_stride; }
@@ -86,77 +89,101 @@ struct Norm {
       store_part<S>(p, number, z);
   }
 
-  // ---- element by element
-  // Processors look ahead by themselves, but not from one page into the next.
-  FASTCTC_INLINE void fetch_ahead(const X* p) { FASTCTC_PREFETCH((const char*)p + 4096); }
-
-  // Calls body(norm, r) for runs of values, the r-th row of `norm` each. Features whose rows lie behind each other are
-  // one run: no row has a rest, and every line of memory is written whole.
-  template <bool by_lane, class Body>
-  void over_runs(Body body) const {
-    const bool adjoin =
-        s.x_stride == s.lanes && s.out_stride == s.lanes && (!s.grad || s.grad_stride == s.lanes) && s.lanes >= W;
-    if (by_lane && adjoin) {
-      const NormSlab one = one_run();
-      return body(Norm{one, s.lanes}, 0);
-    }
-    for (int64_t r = 0; r < s.rows; ++r) body(*this, r);
+  // ---- rows behind each other
+  // Features whose rows adjoin are one run: no row has a rest, and every line of memory is written whole.
+  bool adjoin() const {
+    return s.x_stride == s.lanes && (!s.out || s.out_stride == s.lanes) && (!s.grad || s.grad_stride == s.lanes) &&
+           s.lanes >= W;
   }
-  // All rows as one, beside constants and marks that begin anew behind the last lane.
-  NormSlab one_run() const {
+  // All rows as one, with constants and marks for turns of a few rows. Lane 0 is the first whose result is aligned, and
+  // a turn is made of whole vectors where that takes not too many rows: then so is the same vector of every turn.
+  Norm one_run() const {
+    const int64_t length = rows_of_turn() * s.lanes, begin = to_alignment(s.out);
     NormSlab run = s;
     run.rows = 1;
     run.lanes = s.rows * s.lanes;
-    for (int k = 0; k < fastctc::kNormConstants; ++k)
-      copy_in_turn((const Scalar*)s.constants + k * s.constants_stride, (Scalar*)s.scratch + k * s.scratch_stride);
     run.constants = s.scratch;
     run.constants_stride = s.scratch_stride;
+    for (int k = 0; k < fastctc::kNormConstants; ++k)
+      copy_in_turn((const Scalar*)s.constants + k * s.constants_stride, begin, length, scratch(k));
     if (s.keep) {
-      Scalar* keep = (Scalar*)s.scratch + fastctc::kNormConstants * s.scratch_stride;
-      copy_in_turn((const typename S::Int*)s.keep, (typename S::Int*)keep);
-      run.keep = keep;
+      run.keep = scratch(fastctc::kNormConstants);
+      copy_in_turn((const typename S::Int*)s.keep, begin, length, (typename S::Int*)run.keep);
     }
-    return run;
+    return Norm{run, length, begin};
+  }
+  int64_t rows_of_turn() const {
+    int64_t rows = 1;
+    while (rows * s.lanes % W || rows * s.lanes < kLeastTurn) rows *= 2;
+    return rows * s.lanes <= fastctc::kNormTurn && rows * kWrittenAbreast <= s.rows ? rows : 1;
   }
   template <class T>
-  void copy_in_turn(const T* from, T* to) const {
-    for (int64_t i = 0; i < s.lanes; ++i) to[i] = from[i];
-    for (int64_t i = 0; i < W; ++i) to[s.lanes + i] = from[i];
+  void copy_in_turn(const T* from, int64_t begin, int64_t length, T* to) const {
+    for (int64_t i = begin; i < s.lanes; ++i) to[i - begin] = from[i];
+    for (int64_t i = 0; i < begin; ++i) to[s.lanes - begin + i] = from[i];
+    for (int64_t i = s.lanes; i < length + W; ++i) to[i] = to[i - s.lanes];
+  }
+  FASTCTC_INLINE int64_t to_alignment(const void* p) {
+    const int64_t past = (int64_t)((uintptr_t)p / sizeof(X) % W);
+    return past ? W - past : 0;
+  }
+  Scalar* scratch(int which) const { return (Scalar*)s.scratch + which * s.scratch_stride; }
+
+  // ---- element by element
+  // Processors look ahead by themselves, but not from one page into the next.
+  static constexpr int64_t kAhead = 4096 / sizeof(X);
+  FASTCTC_INLINE void fetch(const X* p) { FASTCTC_PREFETCH(p); }
+
+  // Calls body(norm, r) for runs of values, the r-th row of `norm` each.
+  template <bool by_lane, class Body>
+  void over_runs(Body body) const {
+    if (by_lane && adjoin()) return body(one_run(), 0);
+    for (int64_t r = 0; r < s.rows; ++r) body(*this, r);
   }
 
-  // Writes value(i, lane, number) to out[i], where lane < turn. Only whole vectors go past the caches, where that is
-  // wanted: a line that is written both ways has to travel to memory in between.
+  // Writes value(i, lane, number, ahead) to out[i], where lane < turn and what is `ahead` of i will be read soon. Only
+  // whole vectors go past the caches, where that is wanted: a line that is written both ways has to travel to memory in
+  // between.
   template <class Value>
   void write_run(X* out, Value value) const {
-    const bool streams = can_stream<S, X>() && s.stream;
-    int64_t i = 0, lane = 0;
-    const auto advance = [&](int number) {
+    const int64_t begin = to_alignment(out);
+    int64_t i = 0, lane = head ? turn - head : 0;
+    const auto write_some = [&](int number) {
+      store_part<S>(out + i, number, value(i, lane, number, kAhead));
       i += number;
       lane += number;
       if (lane >= turn) lane -= turn;
     };
-    const int64_t past = streams ? (int64_t)((uintptr_t)out % sizeof(F)) / (int64_t)sizeof(X) : 0;
-    if (past) {
-      const int number = (int)(s.lanes < W - past ? s.lanes : W - past);
-      store_part<S>(out, number, value(i, lane, number));
-      advance(number);
+    if (begin) write_some((int)(s.lanes < begin ? s.lanes : begin));
+    // A vector of several turns each, which share their constants.
+    constexpr int n = kWrittenAbreast;
+    for (; turn % W == 0 && i + n * turn <= s.lanes; i += n * turn)
+      for (int64_t j = 0; j < turn; j += W) {
+        F made[n];
+        for (int k = 0; k < n; ++k) made[k] = value(i + k * turn + j, j, W, (n - k) * turn + (n - 1) * j + k * W);
+        for (int k = 0; k < n; ++k) write_vector(out + i + k * turn + j, made[k]);
+      }
+    for (; i + W <= s.lanes; i += W) {
+      write_vector(out + i, value(i, lane, W, kAhead));
+      lane += W;
+      if (lane >= turn) lane -= turn;
     }
-    for (; i + W <= s.lanes; advance(W)) {
-      if (streams)
-        stream_as<S>(out + i, value(i, lane, W));
-      else
-        store_as<S>(out + i, value(i, lane, W));
-    }
-    if (i < s.lanes) store_part<S>(out + i, s.lanes - i, value(i, lane, (int)(s.lanes - i)));
+    if (i < s.lanes) write_some((int)(s.lanes - i));
+  }
+  void write_vector(X* p, F z) const {
+    if (can_stream<S, X>() && s.stream)
+      stream_as<S>(p, z);
+    else
+      store_as<S>(p, z);
   }
 
   template <bool by_lane>
   void normalise() const {
     over_runs<by_lane>([](const Norm& norm, int64_t r) {
       const X* x = norm.x_row(r);
-      norm.write_run(norm.out_row(r), [&](int64_t i, int64_t lane, int number) FASTCTC_INLINE_LAMBDA {
+      norm.write_run(norm.out_row(r), [&](int64_t i, int64_t lane, int number, int64_t ahead) FASTCTC_INLINE_LAMBDA {
         const int64_t c = by_lane ? lane : r;
-        fetch_ahead(x + i);
+        fetch(x + i + ahead);
         const F d = norm.template deviation<by_lane>(norm.compress(read(x + i, number)), c);
         const F y =
             norm.template constant<by_lane>(fastctc::kA, c) * d + norm.template constant<by_lane>(fastctc::kB, c);
@@ -171,10 +198,10 @@ struct Norm {
     over_runs<by_lane>([](const Norm& norm, int64_t r) {
       const X* x = norm.x_row(r);
       const X* grad = norm.s.grad ? norm.grad_row(r) : nullptr;
-      norm.write_run(norm.out_row(r), [&](int64_t i, int64_t lane, int number) FASTCTC_INLINE_LAMBDA {
+      norm.write_run(norm.out_row(r), [&](int64_t i, int64_t lane, int number, int64_t ahead) FASTCTC_INLINE_LAMBDA {
         const int64_t c = by_lane ? lane : r;
-        fetch_ahead(x + i);
-        if (grad) fetch_ahead(grad + i);
+        fetch(x + i + ahead);
+        if (grad) fetch(grad + i + ahead);
         const F value = read(x + i, number);
         const F d = norm.template deviation<by_lane>(norm.compress(value), c);
         const F g = grad ? norm.kept(read(grad + i, number), lane) : S::set1(0);
@@ -186,50 +213,64 @@ struct Norm {
     if (s.stream) finish_streaming();
   }
 
-  // ---- sums of each lane over the rows
-  // A few rows are read at a time, from end to end, and the next ones fetched meanwhile, line by line as they lie in
-  // memory where they adjoin; the sums wait in the nearest cache. The lanes that are left at the end have a vector of
-  // their own, which overlaps the one before with zeros.
-  template <int rows, class Terms>
-  void add_rows(int64_t r, Scalar* a, Scalar* b, Terms terms) const {
-    const auto add = [&](int64_t i, int64_t at, int number) FASTCTC_INLINE_LAMBDA {
-      F first_sum = S::load(a + at), second_sum = S::load(b + at);
-      for (int k = 0; k < rows; ++k) {
-        F first, second;
-        terms(r + k, i, number, first, second);
-        first_sum = first_sum + first;
-        second_sum = second_sum + second;
-      }
-      S::store(a + at, first_sum);
-      S::store(b + at, second_sum);
-    };
-    const X* next = x_row(r + 2 * rows);
-    const X* next_grad = s.grad ? grad_row(r + 2 * rows) : nullptr;
-    const bool adjoin = s.x_stride == s.lanes && (!s.grad || s.grad_stride == s.lanes);
-    int64_t i = 0;
-    for (; i + W <= s.lanes; i += W) {
-      for (int k = 0; k < rows; ++k) {
-        FASTCTC_PREFETCH(next + (adjoin ? rows * i + k * W : k * s.x_stride + i));
-        if (s.grad) FASTCTC_PREFETCH(next_grad + (adjoin ? rows * i + k * W : k * s.grad_stride + i));
-      }
-      add(i, i, W);
+  void clear() const {
+    NormSlab zeros = s;
+    if (s.out_stride == s.lanes) {
+      zeros.rows = 1;
+      zeros.lanes = s.rows * s.lanes;
     }
-    if (i < s.lanes) add(i, i, (int)(s.lanes - i));
+    const Norm norm{zeros};
+    for (int64_t r = 0; r < zeros.rows; ++r)
+      norm.write_run(norm.out_row(r), [](int64_t, int64_t, int, int64_t) FASTCTC_INLINE_LAMBDA { return S::set1(0); });
+    if (s.stream) finish_streaming();
   }
 
+  // ---- sums of each lane over the rows
+  // Of a block of rows, the sums of two vectors at a time stay in registers, while the next block is fetched: line by
+  // line as it lies in memory, where rows adjoin. terms(x, grad, lane, number, first, second) makes what is added.
   template <class Terms>
   void sum_over_rows(Terms terms) const {
-    constexpr int kAbreast = 4;
-    Scalar* a = (Scalar*)s.scratch + s.scratch_stride;
-    Scalar* b = a + s.scratch_stride;
+    const Scalar *a = scratch(1), *b = scratch(2);
     for (int64_t begin = 0; begin < s.rows; begin += kBlockRows) {
-      const int64_t end = begin + kBlockRows < s.rows ? begin + kBlockRows : s.rows;
-      for (int64_t i = 0; i < s.lanes + W; ++i) a[i] = b[i] = 0;
-      int64_t r = begin;
-      for (; r + kAbreast <= end; r += kAbreast) add_rows<kAbreast>(r, a, b, terms);
-      for (; r < end; ++r) add_rows<1>(r, a, b, terms);
-      for (int64_t i = 0; i < s.lanes; ++i) s.first[i] += (double)a[i];
-      for (int64_t i = 0; i < s.lanes; ++i) s.second[i] += (double)b[i];
+      int64_t i = 0;
+      for (; i + 2 * W <= s.lanes; i += 2 * W) sum_block<2>(begin, i, W, terms);
+      if (i > 0 && i < s.lanes) {
+        sum_block<2>(begin, s.lanes - 2 * W, W, terms);  // some of them again
+      } else {
+        for (; i < s.lanes; i += W) sum_block<1>(begin, i, s.lanes - i < W ? (int)(s.lanes - i) : W, terms);
+      }
+      for (i = 0; i < s.lanes; ++i) s.first[i] += (double)a[i];
+      for (i = 0; i < s.lanes; ++i) s.second[i] += (double)b[i];
+    }
+  }
+  template <int vectors, class Terms>
+  void sum_block(int64_t begin, int64_t lane, int number, Terms terms) const {
+    const int64_t rows = begin + kBlockRows < s.rows ? kBlockRows : s.rows - begin;
+    const X *x = x_row(begin) + lane, *grad = s.grad ? grad_row(begin) + lane : x;
+    const int64_t x_stride = s.x_stride, grad_stride = s.grad ? s.grad_stride : x_stride;
+    const bool adjoining = x_stride == s.lanes && grad_stride == s.lanes;
+    const int64_t on = rows * x_stride + (adjoining ? (rows - 1) * lane : 0);
+    const X *next = x + on, *next_grad = grad + (adjoining ? on : rows * grad_stride);
+    const int64_t step = adjoining ? vectors * W : x_stride, grad_step = adjoining ? vectors * W : grad_stride;
+    F a[vectors], b[vectors];
+    for (int v = 0; v < vectors; ++v) a[v] = b[v] = S::set1(0);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int v = 0; v < vectors; ++v) {
+        F first, second;
+        terms(x + v * W, grad + v * W, lane + v * W, number, first, second);
+        a[v] = a[v] + first;
+        b[v] = b[v] + second;
+        fetch(next + v * W);
+        if (s.grad) fetch(next_grad + v * W);
+      }
+      x += x_stride;
+      grad += grad_stride;
+      next += step;
+      next_grad += grad_step;
+    }
+    for (int v = 0; v < vectors; ++v) {
+      S::store(scratch(1) + lane + v * W, a[v]);
+      S::store(scratch(2) + lane + v * W, b[v]);
     }
   }
 
@@ -273,15 +314,14 @@ struct Norm {
   // z in the first `number` lanes, 0 in the others
   FASTCTC_INLINE F first_lanes(F z, int number) {
     if (number == W) return z;
-    Scalar lanes[W];
-    S::store(lanes, z);
-    for (int i = number; i < W; ++i) lanes[i] = 0;
-    return S::load(lanes);
+    typename S::Int lanes[W];
+    for (int i = 0; i < W; ++i) lanes[i] = i;
+    return S::select(S::less(S::load(lanes), S::set1i(number)), z, S::set1(0));
   }
 
   // ---- reductions
   void moments_of_lanes() const {
-    Scalar* shift = (Scalar*)s.scratch;
+    Scalar* shift = scratch(0);
     const X *early = x_row(0), *mid = x_row(s.rows / 2), *late = x_row(s.rows - 1);
     over_lanes([&](int64_t i, int number) {
       const F from =
@@ -292,8 +332,10 @@ struct Norm {
         store_part<S>(shift + i, number, from);
     });
     for (int64_t i = 0; i < s.lanes; ++i) s.first[i] = s.second[i] = 0;
-    sum_over_rows([&](int64_t r, int64_t i, int number, F& first, F& second) FASTCTC_INLINE_LAMBDA {
-      first = compress(read(x_row(r) + i, number)) - S::load(shift + i);
+    Norm shifted = *this;
+    shifted.s.constants = shift;
+    shifted.sum_over_rows([&](const X* x, const X*, int64_t i, int number, F& first, F& second) FASTCTC_INLINE_LAMBDA {
+      first = shifted.template deviation<true>(compress(read(x, number)), i);
       second = first * first;
     });
     for (int64_t i = 0; i < s.lanes; ++i) finish_moments(s.first[i], s.second[i], shift[i], s.rows);
@@ -320,9 +362,9 @@ struct Norm {
   }
 
   void gradient_sums_of_lanes() const {
-    sum_over_rows([&](int64_t r, int64_t i, int number, F& first, F& second) FASTCTC_INLINE_LAMBDA {
-      first = kept(read(grad_row(r) + i, number), i);
-      second = first * deviation<true>(compress(read(x_row(r) + i, number)), i);
+    sum_over_rows([&](const X* x, const X* grad, int64_t i, int number, F& first, F& second) FASTCTC_INLINE_LAMBDA {
+      first = kept(read(grad, number), i);
+      second = first * deviation<true>(compress(read(x, number)), i);
     });
   }
   void gradient_sums_of_rows() const {
@@ -337,63 +379,4 @@ struct Norm {
   }
 };
 
-template <class S, class X, class Body>
-void with_log(const NormSlab& slab, Body body) {
-  switch (slab.log) {
-    case kLog1p:
-      return body(Norm<S, X, kLog1p>{slab});
-    case kLog10:
-      return body(Norm<S, X, kLog10>{slab});
-    default:
-      return body(Norm<S, X, kNoLog>{slab});
-  }
-}
-
-// dtype as in fastctc::DType; SF and SD: the target's vectors of float and of double
-template <class SF, class SD, class Body>
-void with_norm(int dtype, const NormSlab& slab, Body body) {
-  switch (dtype) {
-    case 0:
-      return with_log<SF, Float16>(slab, body);
-    case 1:
-      return with_log<SF, BFloat16>(slab, body);
-    case 2:
-      return with_log<SF, float>(slab, body);
-    default:
-      return with_log<SD, double>(slab, body);
-  }
-}
-
-template <class SF, class SD>
-void norm_moments(int dtype, const NormSlab& slab) {
-  with_norm<SF, SD>(dtype, slab,
-                    [&](auto norm) { slab.lanes_are_features ? norm.moments_of_lanes() : norm.moments_of_rows(); });
-}
-template <class SF, class SD>
-void norm_normalise(int dtype, const NormSlab& slab) {
-  with_norm<SF, SD>(dtype, slab, [&](auto norm) {
-    slab.lanes_are_features ? norm.template normalise<true>() : norm.template normalise<false>();
-  });
-}
-template <class SF, class SD>
-void norm_gradient_sums(int dtype, const NormSlab& slab) {
-  with_norm<SF, SD>(dtype, slab, [&](auto norm) {
-    slab.lanes_are_features ? norm.gradient_sums_of_lanes() : norm.gradient_sums_of_rows();
-  });
-}
-template <class SF, class SD>
-void norm_input_gradient(int dtype, const NormSlab& slab) {
-  with_norm<SF, SD>(dtype, slab, [&](auto norm) {
-    slab.lanes_are_features ? norm.template input_gradient<true>() : norm.template input_gradient<false>();
-  });
-}
-
 }  // namespace
-
-#define FASTCTC_DEFINE_NORM_KERNELS(name, float_lanes)                              \
-  const fastctc::NormKernels fastctc::name = {                                      \
-      norm_moments<Simd<float, float_lanes>, Simd<double, float_lanes / 2>>,        \
-      norm_normalise<Simd<float, float_lanes>, Simd<double, float_lanes / 2>>,      \
-      norm_gradient_sums<Simd<float, float_lanes>, Simd<double, float_lanes / 2>>,  \
-      norm_input_gradient<Simd<float, float_lanes>, Simd<double, float_lanes / 2>>, \
-  };
