@@ -79,6 +79,7 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
     const F y = S::set1(token_y[k]);
     const Scalar* const totals = total(now());
     const Scalar* const most = fused ? (this->has_uppers() ? upper + c * width : outlook) : nullptr;
+    const bool exact = fused && this->exact_rows();
     F least = S::set1(bound);
     bool marked = false;
     for (int64_t v = 0; v < n; ++v) {
@@ -96,7 +97,7 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
       }
       if (!bits) continue;
       if constexpr (fused) {
-        x = x * factors_of(bits, c, i);
+        x = x * (exact ? S::load(most + i) : factors_of(bits, c, i));
         bits &= Sets::not_below(x, least);
         if (!bits) continue;
       }

@@ -150,7 +150,8 @@ struct BeamFrame : BeamLayout<S> {
     }
     copy_state(fusion_state(row_state, spare), fusion_state_of_it);
     row_users[spare] = 0;
-    for (int64_t i = spare * columns; i < (spare + 1) * columns; ++i) priced_token[i] = -1;
+    if (!exact_rows())
+      for (int64_t i = spare * columns; i < (spare + 1) * columns; ++i) priced_token[i] = -1;
     if (has_uppers()) {
       row_outlook[spare] = bound_each_class(fusion_state_of_it, priced + spare * columns);
     } else {
@@ -185,6 +186,7 @@ struct BeamFrame : BeamLayout<S> {
     copy_uppers(slot);
   }
   bool has_uppers() const { return options.C <= columns; }
+  bool exact_rows() const { return has_uppers() && options.fusion->exact; }
   void copy_uppers(int64_t slot) {
     if (!has_uppers()) return;
     const Scalar* from = priced + prices[slot];

@@ -38,12 +38,42 @@ void largest_bonuses(const void* self, const int32_t* ints, int32_t classes, flo
   }
 }
 
+// Each token's bonus is a look-up.
+bool has_steps(const FusionView& f) {
+  const bool ngram = f.unit == NGramUnit::none || (f.unit == NGramUnit::token && f.ngram.steps != nullptr);
+  const bool hotwords = f.hotwords.nodes == nullptr || f.hotwords.steps != nullptr;
+  return ngram && hotwords && f.lexicon.nodes == nullptr && f.one_symbol;
+}
+
+// fusion_extend's sums, of all tokens at once.
+void step_bonuses(const void* self, const int32_t* ints, int32_t classes, float* bonuses) {
+  const FusionView& f = view_of(self);
+  const FusionState state = state_of(ints);
+  const NGramStep* const ngram =
+      f.unit == NGramUnit::token ? f.ngram.steps + static_cast<int64_t>(state.ngram) * f.ngram.words : nullptr;
+  for (int32_t token = 0; token < classes; ++token) {
+    float bonus = ngram != nullptr ? f.ngram_weight * ngram[f.token_words[token]].score : 0.0f;
+    const int32_t at = f.first_symbol[token];
+    if (at < f.first_symbol[token + 1]) {
+      const int32_t symbol = f.symbols[at];
+      const bool boundary = symbol == kBoundarySymbol;
+      if (boundary && state.word != kEmptyWord) bonus += f.word_score;
+      int32_t hotword = state.hotword;
+      if (f.hotwords.nodes != nullptr && !(boundary && state.word == kEmptyWord)) {
+        bonus += hotword_step(f.hotwords, symbol, &hotword);
+      }
+    }
+    bonuses[token] = bonus;
+  }
+}
+
 double finish(const void* self, const int32_t* ints) { return fusion_finish(view_of(self), state_of(ints)); }
 
 }  // namespace
 
 BeamFusion beam_fusion(const FusionView& view) {
-  return {&view, start, extend, largest_bonus, largest_bonuses, finish};
+  const bool exact = has_steps(view);
+  return {&view, start, extend, largest_bonus, exact ? step_bonuses : largest_bonuses, exact, finish};
 }
 
 }  // namespace fastctc

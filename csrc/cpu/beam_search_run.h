@@ -181,6 +181,7 @@ struct BeamRun : BeamExtensions<S, X, fused> {
         int32_t* const after = fusion_state(entering_state, i);
         const int32_t c = (int32_t)token[from / width];
         const double gain = options.fusion->extend(options.fusion->self, state_of(slot), c, after);
+        if (gain > BeamLimits<Scalar>::kHighestBonus) state.excessive_bonus = gain;
         entering_bonus[i] = bonus[slot] + gain;
         entering_factor[i] = (Scalar)gain;
       }
