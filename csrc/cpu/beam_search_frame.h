@@ -42,6 +42,8 @@ struct BeamFrame : BeamLayout<S> {
   using Sets = LaneSets<S>;
   static constexpr int W = S::W;
   using Layout::bonus;
+  using Layout::children;
+  using Layout::class_y;
   using Layout::columns;
   using Layout::entering_state;
   using Layout::factor;
@@ -66,7 +68,6 @@ struct BeamFrame : BeamLayout<S> {
   using Layout::token;
   using Layout::token_mass;
   using Layout::token_y;
-  using Layout::upper;
   using Layout::width;
 
   BeamState& state;
@@ -116,6 +117,7 @@ struct BeamFrame : BeamLayout<S> {
     total(0)[0] = blank_mass(0)[0] = 1;
     if constexpr (fused) {
       for (int64_t i = 0; i < rows; ++i) row_users[i] = -1;
+      for (int64_t c = 0; c < columns; ++c) class_y[c] = 0;
       options.fusion->start(options.fusion->self, entering_state);
       bonus[0] = 0;
       use_row(0, find_row(entering_state));
@@ -133,6 +135,7 @@ struct BeamFrame : BeamLayout<S> {
     if constexpr (fused) {
       factor[i] = outlook[i] = 1;
       prices[i] = 0;
+      children[i] = 0;
     }
   }
 
@@ -152,7 +155,7 @@ struct BeamFrame : BeamLayout<S> {
     row_users[spare] = 0;
     if (!exact_rows())
       for (int64_t i = spare * columns; i < (spare + 1) * columns; ++i) priced_token[i] = -1;
-    if (has_uppers()) {
+    if (rows_are_whole()) {
       row_outlook[spare] = bound_each_class(fusion_state_of_it, priced + spare * columns);
     } else {
       const Scalar most = (Scalar)options.fusion->largest_bonus(options.fusion->self, fusion_state_of_it);
@@ -163,19 +166,16 @@ struct BeamFrame : BeamLayout<S> {
 
   // What each class gives at most in a state, as factors; returns the largest.
   Scalar bound_each_class(const int32_t* fusion_state_of_it, Scalar* factors) {
-    constexpr int64_t kMost = Layout::kMostColumns + W;
-    float bonuses[kMost];
-    Scalar padded[kMost];
+    float bonuses[Layout::kMostColumns];
     options.fusion->largest_bonuses(options.fusion->self, fusion_state_of_it, (int32_t)options.C, bonuses);
     bonuses[options.blank] = -(float)infinity();
-    for (int64_t c = 0; c < options.C + W; ++c) padded[c] = c < options.C ? (Scalar)bonuses[c] : -(Scalar)infinity();
+    for (int64_t c = 0; c < columns; ++c) factors[c] = c < options.C ? (Scalar)bonuses[c] : -(Scalar)infinity();
     F most = S::set1(0);
-    for (int64_t c = 0; c < options.C; c += W) {
-      const F x = exp_value<S>(S::load(padded + c));
-      S::store(padded + c, x);
+    for (int64_t c = 0; c < columns; c += W) {
+      const F x = exp_value<S>(S::load(factors + c));
+      S::store(factors + c, x);
       most = S::at_least(x, most);
     }
-    FASTCTC_COPY(factors, padded, options.C * sizeof *factors);
     return S::largest(most);
   }
 
@@ -183,15 +183,9 @@ struct BeamFrame : BeamLayout<S> {
     ++row_users[row];
     prices[slot] = (Int)(row * columns);
     outlook[slot] = row_outlook[row];
-    copy_uppers(slot);
   }
-  bool has_uppers() const { return options.C <= columns; }
-  bool exact_rows() const { return has_uppers() && options.fusion->exact; }
-  void copy_uppers(int64_t slot) {
-    if (!has_uppers()) return;
-    const Scalar* from = priced + prices[slot];
-    for (int64_t c = 0; c < options.C; ++c) upper[c * width + slot] = from[c];
-  }
+  bool rows_are_whole() const { return options.C <= columns; }
+  bool exact_rows() const { return rows_are_whole() && options.fusion->exact; }
 
   bool same_state(const int32_t* a, const int32_t* b) const {
     for (int i = 0; i < BeamFusion::kStateInts; ++i)

@@ -51,19 +51,24 @@ void step_bonuses(const void* self, const int32_t* ints, int32_t classes, float*
   const FusionState state = state_of(ints);
   const NGramStep* const ngram =
       f.unit == NGramUnit::token ? f.ngram.steps + static_cast<int64_t>(state.ngram) * f.ngram.words : nullptr;
+  const float weight = f.ngram_weight, word_score = f.word_score;
   for (int32_t token = 0; token < classes; ++token) {
-    float bonus = ngram != nullptr ? f.ngram_weight * ngram[f.token_words[token]].score : 0.0f;
+    bonuses[token] = ngram != nullptr ? weight * ngram[f.token_words[token]].score : 0.0f;
+  }
+  const bool has_hotwords = f.hotwords.nodes != nullptr, in_word = state.word != kEmptyWord;
+  if (!f.has_boundary && !has_hotwords) return;
+  const int32_t symbols = f.hotwords.symbols;
+  const HotwordStep* const steps = f.hotwords.steps + static_cast<int64_t>(state.hotword) * symbols;
+  const float elsewhere = has_hotwords ? -f.hotwords.extra[state.hotword].held : 0.0f;
+  for (int32_t token = 0; token < classes; ++token) {
     const int32_t at = f.first_symbol[token];
-    if (at < f.first_symbol[token + 1]) {
-      const int32_t symbol = f.symbols[at];
-      const bool boundary = symbol == kBoundarySymbol;
-      if (boundary && state.word != kEmptyWord) bonus += f.word_score;
-      int32_t hotword = state.hotword;
-      if (f.hotwords.nodes != nullptr && !(boundary && state.word == kEmptyWord)) {
-        bonus += hotword_step(f.hotwords, symbol, &hotword);
-      }
+    if (at == f.first_symbol[token + 1]) continue;
+    const int32_t symbol = f.symbols[at];
+    if (symbol == kBoundarySymbol) {
+      if (!in_word) continue;
+      bonuses[token] += word_score;
     }
-    bonuses[token] = bonus;
+    bonuses[token] += symbol < symbols ? steps[symbol].bonus : elsewhere;
   }
 }
 

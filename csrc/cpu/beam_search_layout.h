@@ -38,15 +38,15 @@ struct BeamLayout {
   double* bonus;    // of all extensions
   Scalar* outlook;  // e^bonus, at most, of the next extension
   Int* prices;      // where the row of its state begins in `priced`
-  Scalar* upper;    // up to `columns` classes: upper[c * width + i] for slot i, e^bonus or what it is at most
+  uint64_t* children;  // where rows are whole: bit c: the extension by class c is in the beam
   // and of the prefixes that are about to enter
   Scalar* entering_factor;
   double* entering_bonus;
   int32_t* entering_state;
 
   // Of each fusion state that is or was lately in the beam, a row: what is known of its extensions. That by token c has
-  // the entry c % columns, where priced_token is c. Up to `columns` classes, an entry without a token, -1, is what that
-  // class gives at most.
+  // the entry c % columns, where priced_token is c. Up to `columns` classes rows are whole: an entry without a token, -1,
+  // is what that class gives at most, and those past C are 0.
   static constexpr int64_t kMostColumns = 64;
   int64_t rows, columns;  // powers of two
   int32_t* row_state;
@@ -54,6 +54,9 @@ struct BeamLayout {
   Scalar* row_outlook;  // e^bonus, at most, of any extension
   int32_t* priced_token;
   Scalar* priced;  // e^bonus
+  // and of each class in a frame that may make new prefixes; 0 elsewhere
+  Scalar* class_y;  // its scaled probability
+  Int* class_at;    // its place in `token` * width
 
   // Of one frame.
   Scalar* row;              // scores in the compute type, where stored in another
@@ -99,7 +102,7 @@ struct BeamLayout {
 
   void lay_out_fusion(const BeamOptions& o, Carver& carve) {
     constexpr int64_t kFewestRows = 1024;
-    columns = 1;
+    columns = W;
     while (columns < kMostColumns && columns < o.C) columns *= 2;
     rows = kFewestRows;
     while (rows < 2 * width) rows *= 2;
@@ -109,7 +112,9 @@ struct BeamLayout {
     priced_token = carve.take<int32_t>(rows * columns);
     priced = carve.take<Scalar>(rows * columns);
     prices = carve.take<Int>(width);
-    upper = carve.take<Scalar>(o.C <= columns ? columns * width : 0);
+    children = carve.take<uint64_t>(width);
+    class_y = carve.take<Scalar>(columns);
+    class_at = carve.take<Int>(columns);
     Scalar** const fields[] = {&factor, &outlook, &entering_factor};
     for (Scalar** field : fields) *field = carve.take<Scalar>(width);
     bonus = carve.take<double>(width);
