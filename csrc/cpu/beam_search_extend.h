@@ -18,8 +18,6 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
   using Frame::bound;
   using Frame::child_in_beam;
   using Frame::children;
-  using Frame::class_at;
-  using Frame::class_y;
   using Frame::columns;
   using Frame::entering_state;
   using Frame::fresh;
@@ -66,34 +64,42 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
   void extend() {
     fresh = 0;
     if (tokens == 0) return;
-    put_best_token_first();
     weighed = 0;
-    extend_by(0);
     if constexpr (fused)
-      if (this->rows_are_whole()) return extend_each_slot();
+      if (this->rows_are_whole()) return extend_by_classes();
+    put_best_token_first();
+    extend_by(0);
     for (int64_t k = 1; k < tokens; ++k) {
       tighten_now_and_then();
       if (!(reach * token_y[k] < bound)) extend_by(k);
     }
   }
 
-  // By all tokens but the first, of which few reach the bound with few of the slots.
-  void extend_each_slot() {
-    Scalar highest = 0;
-    for (int64_t k = 1; k < tokens; ++k) {
-      class_y[token[k]] = token_y[k];
-      class_at[token[k]] = (Int)(k * width);
-      if (token_y[k] > highest) highest = token_y[k];
-    }
+  // Where rows are whole. The best class first: it raises the bound most. Few of the others reach it then, and with few
+  // of the slots.
+  void extend_by_classes() {
+    Scalar highest = highest_class();
+    if (reach * highest < bound) return;
+    int64_t best = 0;
+    while (token_y[best] != highest) ++best;
+    extend_by(best);
+    token_y[best] = 0;
+    highest = highest_class();
+    const F y = S::set1(highest);
     const Scalar* const totals = total(now());
     const int64_t n = vectors();
     for (int64_t i = 0; i < n * W; i += W) {
       tighten_now_and_then();
-      const F most = S::load(totals + i) * S::set1(highest) * S::load(outlook + i);
+      const F most = S::load(totals + i) * y * S::load(outlook + i);
       for (uint32_t bits = Sets::not_below(most, S::set1(bound)); bits; bits &= bits - 1)
         extend_slot(i + lowest_bit(bits));
     }
-    for (int64_t k = 1; k < tokens; ++k) class_y[token[k]] = 0;
+  }
+
+  Scalar highest_class() const {
+    F most = S::set1(0);
+    for (int64_t c = 0; c < options.C; c += W) most = S::at_least(S::load(token_y + c), most);
+    return S::largest(most);
   }
 
   void extend_slot(int64_t slot) {
@@ -101,15 +107,15 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
     const F all = S::set1(total(now())[slot]), least = S::set1(bound);
     uint64_t reaching = 0;
     for (int64_t c = 0; c < options.C; c += W)
-      reaching |= (uint64_t)Sets::not_below(all * S::load(class_y + c) * S::load(row + c), least) << c;
+      reaching |= (uint64_t)Sets::not_below(all * S::load(token_y + c) * S::load(row + c), least) << c;
     reaching &= ~children[slot];
     if (!reaching) return;
     // only what ends in a blank goes on to the same token again
-    const Scalar again = blank_mass(now())[slot] * class_y[last[slot]];
+    const Scalar again = blank_mass(now())[slot] * token_y[last[slot]];
     for (int64_t c = 0; c < options.C; c += W) {
       uint32_t bits = (uint32_t)(reaching >> c) & Sets::kAll;
       if (!bits) continue;
-      F x = all * S::load(class_y + c);
+      F x = all * S::load(token_y + c);
       const int64_t same = last[slot] - c;
       if (same >= 0 && same < W) {
         x = Sets::pick(1u << same, S::set1(again), x);
@@ -117,7 +123,7 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
       }
       if (!this->exact_rows()) price_row(bits, slot, c);
       x = x * S::load(row + c);
-      note(x, bits & Sets::not_below(x, least), S::load(class_at + c) + S::set1i((Int)slot));
+      note(x, bits & Sets::not_below(x, least), Sets::count_from((Int)(c * width + slot), (Int)width));
     }
   }
 
@@ -141,9 +147,13 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
       F x = S::load(totals + i) * y;
       uint32_t bits = Sets::not_below(fused ? x * S::load(outlook + i) : x, least);
       if (!bits) continue;
-      if (!marked) mark_children(c);
-      marked = true;
-      bits &= ~(uint32_t)child_in_beam[v];
+      if (fused && this->rows_are_whole()) {
+        bits = without_child(bits, c, i);
+      } else {
+        if (!marked) mark_children(c);
+        marked = true;
+        bits &= ~(uint32_t)child_in_beam[v];
+      }
       const uint32_t same = Sets::equal(S::load(last + i), S::set1i(c)) & bits;
       if (same) {  // only what ends in a blank goes on to the same token again
         x = Sets::pick(same, S::load(blank_mass(now()) + i) * y, x);
@@ -159,6 +169,15 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
       }
       note(x, bits, Sets::count_from((Int)(k * width + i)));
     }
+  }
+
+  uint32_t without_child(uint32_t lanes, Int c, int64_t slot) const {
+    uint32_t left = 0;
+    for (uint32_t rest = lanes; rest; rest &= rest - 1) {
+      const int i = lowest_bit(rest);
+      left |= (uint32_t)(~children[slot + i] >> c & 1) << i;
+    }
+    return left;
   }
 
   // It raises the bound most, and spares the others.

@@ -43,7 +43,6 @@ struct BeamFrame : BeamLayout<S> {
   static constexpr int W = S::W;
   using Layout::bonus;
   using Layout::children;
-  using Layout::class_y;
   using Layout::columns;
   using Layout::entering_state;
   using Layout::factor;
@@ -117,7 +116,7 @@ struct BeamFrame : BeamLayout<S> {
     total(0)[0] = blank_mass(0)[0] = 1;
     if constexpr (fused) {
       for (int64_t i = 0; i < rows; ++i) row_users[i] = -1;
-      for (int64_t c = 0; c < columns; ++c) class_y[c] = 0;
+      number_classes();
       options.fusion->start(options.fusion->self, entering_state);
       bonus[0] = 0;
       use_row(0, find_row(entering_state));
@@ -255,6 +254,40 @@ struct BeamFrame : BeamLayout<S> {
     const bool full = state.slots == options.beam_size;
     const double far = best * keep_share;
     bound = at_least_tiny(full && worst > far ? worst : far);
+    if constexpr (fused) {
+      if (rows_are_whole()) {
+        if (options.top_k == 0 && options.top_p >= 1) return weigh_classes();
+        list_tokens();
+        return spread_tokens();
+      }
+    }
+    list_tokens();
+  }
+
+  void weigh_classes() {
+    tokens = options.C;
+    for (int64_t c = 0; c < options.C; c += W) {
+      const int64_t left = options.C - c;
+      const F x = left >= W ? S::load(scores + c) : load_part<S>(scores + c, left, -(Scalar)infinity());
+      S::store(token_y + c, scaled_probability(x));
+    }
+    token_y[options.blank] = 0;
+  }
+
+  // Puts the tokens at the places of their classes.
+  void spread_tokens() {
+    for (int64_t c = 0; c < columns; ++c) scratch[c] = 0;
+    for (int64_t k = 0; k < tokens; ++k) scratch[token[k]] = token_y[k];
+    for (int64_t c = 0; c < columns; ++c) token_y[c] = scratch[c];
+    if (tokens > 0) tokens = options.C;
+    number_classes();
+  }
+
+  void number_classes() {
+    for (int64_t c = 0; c < options.C; ++c) token[c] = (Int)c;
+  }
+
+  void list_tokens() {
     double cut = FASTCTC_MATH(log)((double)bound / ((double)reach * scale));
     cut -= 1e-5 * (1 + FASTCTC_MATH(fabs)(cut));  // rounding must not lose one
     tokens = 0;

@@ -34,10 +34,10 @@ struct BeamLayout {
   Int* repeats;      // `width` where the last token equals the one before it, else 0
   Int* source;       // index into `mass` of what may flow from the parent
   // with a fusion
-  Scalar* factor;   // e^bonus of the last extension
-  double* bonus;    // of all extensions
-  Scalar* outlook;  // e^bonus, at most, of the next extension
-  Int* prices;      // where the row of its state begins in `priced`
+  Scalar* factor;      // e^bonus of the last extension
+  double* bonus;       // of all extensions
+  Scalar* outlook;     // e^bonus, at most, of the next extension
+  Int* prices;         // where the row of its state begins in `priced`
   uint64_t* children;  // where rows are whole: bit c: the extension by class c is in the beam
   // and of the prefixes that are about to enter
   Scalar* entering_factor;
@@ -45,8 +45,8 @@ struct BeamLayout {
   int32_t* entering_state;
 
   // Of each fusion state that is or was lately in the beam, a row: what is known of its extensions. That by token c has
-  // the entry c % columns, where priced_token is c. Up to `columns` classes rows are whole: an entry without a token, -1,
-  // is what that class gives at most, and those past C are 0.
+  // the entry c % columns, where priced_token is c. Up to `columns` classes rows are whole: an entry without a token,
+  // -1, is what that class gives at most, and those past C are 0.
   static constexpr int64_t kMostColumns = 64;
   int64_t rows, columns;  // powers of two
   int32_t* row_state;
@@ -54,14 +54,11 @@ struct BeamLayout {
   Scalar* row_outlook;  // e^bonus, at most, of any extension
   int32_t* priced_token;
   Scalar* priced;  // e^bonus
-  // and of each class in a frame that may make new prefixes; 0 elsewhere
-  Scalar* class_y;  // its scaled probability
-  Int* class_at;    // its place in `token` * width
 
   // Of one frame.
   Scalar* row;              // scores in the compute type, where stored in another
-  Int* token;               // classes that may make new prefixes,
-  Scalar* token_y;          // their scores and then their scaled probabilities
+  Int* token;               // classes that may make new prefixes; where rows are whole, token c is class c,
+  Scalar* token_y;          // their scores and then their scaled probabilities, 0 of those that may not
   uint16_t* child_in_beam;  // of one class, a bit for each slot
   Scalar* score;            // of the candidates: the slots' prefixes first, then the new ones
   Int* made_from;           // of a new one: place in `token` * width + slot of its parent
@@ -113,8 +110,6 @@ struct BeamLayout {
     priced = carve.take<Scalar>(rows * columns);
     prices = carve.take<Int>(width);
     children = carve.take<uint64_t>(width);
-    class_y = carve.take<Scalar>(columns);
-    class_at = carve.take<Int>(columns);
     Scalar** const fields[] = {&factor, &outlook, &entering_factor};
     for (Scalar** field : fields) *field = carve.take<Scalar>(width);
     bonus = carve.take<double>(width);

@@ -26,8 +26,8 @@ struct BeamRun : BeamExtensions<S, X, fused> {
   using Frame::blank_mass;
   using Frame::bonus;
   using Frame::candidate;
-  using Frame::choose_tokens;
   using Frame::children;
+  using Frame::choose_tokens;
   using Frame::chosen;
   using Frame::clear;
   using Frame::columns;

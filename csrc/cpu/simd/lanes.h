@@ -146,10 +146,10 @@ struct LaneSets {
     return n;
   }
 
-  // start, start + 1, ...
-  FASTCTC_INLINE I count_from(Int start) {
+  // start, start + step, ...
+  FASTCTC_INLINE I count_from(Int start, Int step = 1) {
     Int lanes[W];
-    for (int i = 0; i < W; ++i) lanes[i] = start + i;
+    for (int i = 0; i < W; ++i) lanes[i] = start + i * step;
     return S::load(lanes);
   }
 };
