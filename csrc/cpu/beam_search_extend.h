@@ -110,21 +110,18 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
       reaching |= (uint64_t)Sets::not_below(all * S::load(token_y + c) * S::load(row + c), least) << c;
     reaching &= ~children[slot];
     if (!reaching) return;
-    // only what ends in a blank goes on to the same token again
-    const Scalar again = blank_mass(now())[slot] * token_y[last[slot]];
-    for (int64_t c = 0; c < options.C; c += W) {
-      uint32_t bits = (uint32_t)(reaching >> c) & Sets::kAll;
-      if (!bits) continue;
-      F x = all * S::load(token_y + c);
-      const int64_t same = last[slot] - c;
-      if (same >= 0 && same < W) {
-        x = Sets::pick(1u << same, S::set1(again), x);
-        bits &= Sets::not_below(x * S::load(row + c), least);
-      }
-      if (!this->exact_rows()) price_row(bits, slot, c);
-      x = x * S::load(row + c);
-      note(x, bits & Sets::not_below(x, least), Sets::count_from((Int)(c * width + slot), (Int)width));
+    for (; reaching; reaching &= reaching - 1) {
+      const int c = lowest_bit(reaching);
+      const bool same = c == last[slot];  // only what ends in a blank goes on to the same token again
+      const Scalar x = (same ? blank_mass(now()) : total(now()))[slot] * token_y[c];
+      if (!(x * row[c] >= bound)) continue;
+      if (!this->exact_rows()) price_if_new(slot, c);
+      const Scalar extended = x * row[c];
+      if (!(extended >= bound)) continue;
+      score[state.slots + fresh] = extended;
+      made_from[fresh++] = (Int)(c * width + slot);
     }
+    if (fresh + columns > room) tighten();
   }
 
   // New prefixes, and where they are made from.
@@ -202,11 +199,8 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
     price(unknown, [&](int i) { return slot + i; }, [&](int) { return (int32_t)c; });
   }
 
-  void price_row(uint32_t lanes, int64_t slot, int64_t c) {
-    uint32_t unknown = 0;
-    for (uint32_t rest = lanes; rest; rest &= rest - 1)
-      if (priced_token[prices[slot] + c + lowest_bit(rest)] < 0) unknown |= 1u << lowest_bit(rest);
-    price(unknown, [&](int) { return slot; }, [&](int i) { return (int32_t)(c + i); });
+  void price_if_new(int64_t slot, int c) {
+    if (priced_token[prices[slot] + c] < 0) price(1, [&](int) { return slot; }, [&](int) { return (int32_t)c; });
   }
 
   template <class Slot, class Token>

@@ -52,23 +52,20 @@ void step_bonuses(const void* self, const int32_t* ints, int32_t classes, float*
   const NGramStep* const ngram =
       f.unit == NGramUnit::token ? f.ngram.steps + static_cast<int64_t>(state.ngram) * f.ngram.words : nullptr;
   const float weight = f.ngram_weight, word_score = f.word_score;
-  for (int32_t token = 0; token < classes; ++token) {
-    bonuses[token] = ngram != nullptr ? weight * ngram[f.token_words[token]].score : 0.0f;
-  }
-  const bool has_hotwords = f.hotwords.nodes != nullptr, in_word = state.word != kEmptyWord;
-  if (!f.has_boundary && !has_hotwords) return;
+  const bool in_word = state.word != kEmptyWord;
   const int32_t symbols = f.hotwords.symbols;
   const HotwordStep* const steps = f.hotwords.steps + static_cast<int64_t>(state.hotword) * symbols;
-  const float elsewhere = has_hotwords ? -f.hotwords.extra[state.hotword].held : 0.0f;
+  const float elsewhere = f.hotwords.nodes != nullptr ? -f.hotwords.extra[state.hotword].held : 0.0f;
   for (int32_t token = 0; token < classes; ++token) {
+    float bonus = ngram != nullptr ? weight * ngram[f.token_words[token]].score : 0.0f;
     const int32_t at = f.first_symbol[token];
-    if (at == f.first_symbol[token + 1]) continue;
-    const int32_t symbol = f.symbols[at];
-    if (symbol == kBoundarySymbol) {
-      if (!in_word) continue;
-      bonuses[token] += word_score;
+    if (at < f.first_symbol[token + 1]) {
+      const int32_t symbol = f.symbols[at];
+      const bool boundary = symbol == kBoundarySymbol;
+      if (boundary && in_word) bonus += word_score;
+      if (!boundary || in_word) bonus += symbol < symbols ? steps[symbol].bonus : elsewhere;
     }
-    bonuses[token] += symbol < symbols ? steps[symbol].bonus : elsewhere;
+    bonuses[token] = bonus;
   }
 }
 
