@@ -158,10 +158,12 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
       }
       if constexpr (fused) {
         const Scalar* const column = priced + (c & (columns - 1));
-        if (this->rows_are_whole()) bits &= Sets::not_below(x * Sets::gather(column, S::load(prices + i)), least);
-        if (!bits) continue;
-        if (!this->exact_rows()) price_column(bits, c, i);
-        x = x * Sets::gather(column, S::load(prices + i));
+        const I at = S::load(prices + i);
+        if (!this->exact_rows()) {
+          if (this->rows_are_whole()) bits &= Sets::not_below(x * Sets::gather(column, at), least);
+          price_column(bits, c, i);
+        }
+        x = x * Sets::gather(column, at);
         bits &= Sets::not_below(x, least);
       }
       note(x, bits, Sets::count_from((Int)(k * width + i)));
