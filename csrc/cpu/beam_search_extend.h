@@ -108,9 +108,7 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
     uint64_t reaching = 0;
     for (int64_t c = 0; c < options.C; c += W)
       reaching |= (uint64_t)Sets::not_below(all * S::load(token_y + c) * S::load(row + c), least) << c;
-    reaching &= ~children[slot];
-    if (!reaching) return;
-    for (; reaching; reaching &= reaching - 1) {
+    for (reaching &= ~children[slot]; reaching; reaching &= reaching - 1) {
       const int c = lowest_bit(reaching);
       const bool same = c == last[slot];  // only what ends in a blank goes on to the same token again
       const Scalar x = (same ? blank_mass(now()) : total(now()))[slot] * token_y[c];
@@ -156,6 +154,7 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
         x = Sets::pick(same, S::load(blank_mass(now()) + i) * y, x);
         bits &= Sets::not_below(fused ? x * S::load(outlook + i) : x, least);
       }
+      if (!bits) continue;
       if constexpr (fused) {
         const Scalar* const column = priced + (c & (columns - 1));
         const I at = S::load(prices + i);

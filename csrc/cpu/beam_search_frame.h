@@ -58,6 +58,7 @@ struct BeamFrame : BeamLayout<S> {
   using Layout::prices;
   using Layout::repeats;
   using Layout::row_outlook;
+  using Layout::row_room;
   using Layout::row_state;
   using Layout::row_users;
   using Layout::rows;
@@ -276,9 +277,9 @@ struct BeamFrame : BeamLayout<S> {
 
   // Puts the tokens at the places of their classes.
   void spread_tokens() {
-    for (int64_t c = 0; c < columns; ++c) scratch[c] = 0;
+    for (int64_t c = 0; c < row_room; ++c) scratch[c] = 0;
     for (int64_t k = 0; k < tokens; ++k) scratch[token[k]] = token_y[k];
-    for (int64_t c = 0; c < columns; ++c) token_y[c] = scratch[c];
+    for (int64_t c = 0; c < row_room; ++c) token_y[c] = scratch[c];
     if (tokens > 0) tokens = options.C;
     number_classes();
   }

@@ -147,10 +147,10 @@ struct LaneSets {
     return n;
   }
 
-  // start, start + step, ...
-  FASTCTC_INLINE I count_from(Int start, Int step = 1) {
+  // start, start + 1, ...
+  FASTCTC_INLINE I count_from(Int start) {
     Int lanes[W];
-    for (int i = 0; i < W; ++i) lanes[i] = start + i * step;
+    for (int i = 0; i < W; ++i) lanes[i] = start + i;
     return S::load(lanes);
   }
 };
