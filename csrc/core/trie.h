@@ -62,17 +62,30 @@ struct HotwordNode {
   float best;    // the largest bonus that any one symbol brings here
 };
 
+// One step of the automaton, suffixes included.
+struct HotwordStep {
+  float bonus;
+  int32_t next;
+};
+
 // Aho & Corasick 1975, "Efficient string matching". Built by trie_tables.h.
 struct HotwordView {
   const TrieNode* nodes = nullptr;  // null: no hotwords
   const HotwordNode* extra = nullptr;
-  int32_t start = 0;       // the node at the start of an utterance
-  float largest_rise = 0;  // upper bound on the bonus of one symbol
+  const HotwordStep* steps = nullptr;  // (nodes, symbols), where there are few of both; else null
+  int32_t symbols = 0;                 // those of the phrases are below
+  int32_t start = 0;                   // the node at the start of an utterance
+  float largest_rise = 0;              // upper bound on the bonus of one symbol
 };
 
 // The bonus of one more symbol, and the node after it.
 FASTCTC_HOST_DEVICE static inline float hotword_step(const HotwordView& h, int32_t symbol, int32_t* node) {
   const int32_t before = *node;
+  if (h.steps != nullptr && symbol < h.symbols) {
+    const HotwordStep step = h.steps[static_cast<int64_t>(before) * h.symbols + symbol];
+    *node = step.next;
+    return step.bonus;
+  }
   int32_t next = trie_child(h.nodes, before, symbol);
   for (int32_t at = before; next < 0 && at != 0;) {
     at = h.extra[at].fail;

@@ -17,6 +17,7 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
   using Frame::blank_mass;
   using Frame::bound;
   using Frame::child_in_beam;
+  using Frame::children;
   using Frame::columns;
   using Frame::entering_state;
   using Frame::fresh;
@@ -41,11 +42,12 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
   using Frame::token_y;
   using Frame::tokens;
   using Frame::total;
-  using Frame::upper;
   using Frame::vectors;
   using Frame::width;
 
   using Frame::Frame;
+
+  int64_t weighed;  // new prefixes that have made the bound what it is
 
   // A bit for each slot whose prefix with token c is in the beam already.
   void mark_children(Int c) {
@@ -62,15 +64,70 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
   void extend() {
     fresh = 0;
     if (tokens == 0) return;
+    weighed = 0;
+    if constexpr (fused)
+      if (this->rows_are_whole()) return extend_by_classes();
     put_best_token_first();
-    int64_t weighed = 0;  // new prefixes that have made the bound what it is
-    for (int64_t k = 0; k < tokens; ++k) {
-      if (2 * (fresh - weighed) >= options.beam_size) {
-        tighten();
-        weighed = fresh;
-      }
+    extend_by(0);
+    for (int64_t k = 1; k < tokens; ++k) {
+      tighten_now_and_then();
       if (!(reach * token_y[k] < bound)) extend_by(k);
     }
+  }
+
+  // Where rows are whole. The best class first: it raises the bound most. Few of the others reach it then, and with few
+  // of the slots.
+  void extend_by_classes() {
+    Scalar highest = highest_class();
+    if (reach * highest < bound) return;
+    int64_t best = 0;
+    while (token_y[best] != highest) ++best;
+    extend_by(best);
+    token_y[best] = 0;
+    highest = highest_class();
+    const F y = S::set1(highest);
+    const Scalar* const totals = total(now());
+    const int64_t n = vectors();
+    for (int64_t i = 0; i < n * W; i += W) {
+      tighten_now_and_then();
+      const F most = S::load(totals + i) * y * S::load(outlook + i);
+      for (uint32_t bits = Sets::not_below(most, S::set1(bound)); bits; bits &= bits - 1)
+        extend_slot(i + lowest_bit(bits));
+    }
+  }
+
+  Scalar highest_class() const {
+    F most = S::set1(0);
+    for (int64_t c = 0; c < options.C; c += W) most = S::at_least(S::load(token_y + c), most);
+    return S::largest(most);
+  }
+
+  void extend_slot(int64_t slot) {
+    const Scalar* const row = priced + prices[slot];
+    const F all = S::set1(total(now())[slot]), least = S::set1(bound);
+    uint64_t reaching = 0;
+    for (int64_t c = 0; c < options.C; c += W)
+      reaching |= (uint64_t)Sets::not_below(all * S::load(token_y + c) * S::load(row + c), least) << c;
+    for (reaching &= ~children[slot]; reaching; reaching &= reaching - 1) {
+      const int c = lowest_bit(reaching);
+      const bool same = c == last[slot];  // only what ends in a blank goes on to the same token again
+      const Scalar x = (same ? blank_mass(now()) : total(now()))[slot] * token_y[c];
+      if (!(x * row[c] >= bound)) continue;
+      if (!this->exact_rows()) price_if_new(slot, c);
+      const Scalar extended = x * row[c];
+      if (!(extended >= bound)) continue;
+      score[state.slots + fresh] = extended;
+      made_from[fresh++] = (Int)(c * width + slot);
+    }
+    if (fresh + columns > room) tighten();
+  }
+
+  // New prefixes, and where they are made from.
+  void note(F x, uint32_t bits, I from) {
+    if (!bits) return;
+    Sets::pack(score + state.slots + fresh, x, bits);
+    fresh += Sets::pack(made_from + fresh, from, bits);
+    if (fresh + W > room) tighten();
   }
 
   void extend_by(int64_t k) {
@@ -78,35 +135,47 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
     const int64_t n = vectors();
     const F y = S::set1(token_y[k]);
     const Scalar* const totals = total(now());
-    const Scalar* const most = fused ? (this->has_uppers() ? upper + c * width : outlook) : nullptr;
-    F least = S::set1(bound);
     bool marked = false;
     for (int64_t v = 0; v < n; ++v) {
       const int64_t i = v * W;
+      const F least = S::set1(bound);
       F x = S::load(totals + i) * y;
-      uint32_t bits = Sets::not_below(fused ? x * S::load(most + i) : x, least);
+      uint32_t bits = Sets::not_below(fused ? x * S::load(outlook + i) : x, least);
       if (!bits) continue;
-      if (!marked) mark_children(c);
-      marked = true;
-      bits &= ~(uint32_t)child_in_beam[v];
+      if (fused && this->rows_are_whole()) {
+        bits = without_child(bits, c, i);
+      } else {
+        if (!marked) mark_children(c);
+        marked = true;
+        bits &= ~(uint32_t)child_in_beam[v];
+      }
       const uint32_t same = Sets::equal(S::load(last + i), S::set1i(c)) & bits;
       if (same) {  // only what ends in a blank goes on to the same token again
         x = Sets::pick(same, S::load(blank_mass(now()) + i) * y, x);
-        bits &= Sets::not_below(fused ? x * S::load(most + i) : x, least);
+        bits &= Sets::not_below(fused ? x * S::load(outlook + i) : x, least);
       }
       if (!bits) continue;
       if constexpr (fused) {
-        x = x * factors_of(bits, c, i);
+        const Scalar* const column = priced + (c & (columns - 1));
+        const I at = S::load(prices + i);
+        if (!this->exact_rows()) {
+          if (this->rows_are_whole()) bits &= Sets::not_below(x * Sets::gather(column, at), least);
+          price_column(bits, c, i);
+        }
+        x = x * Sets::gather(column, at);
         bits &= Sets::not_below(x, least);
-        if (!bits) continue;
       }
-      Sets::pack(score + state.slots + fresh, x, bits);
-      fresh += Sets::pack(made_from + fresh, Sets::count_from((Int)(k * width + i)), bits);
-      if (fresh + W > room) {
-        tighten();
-        least = S::set1(bound);
-      }
+      note(x, bits, Sets::count_from((Int)(k * width + i)));
     }
+  }
+
+  uint32_t without_child(uint32_t lanes, Int c, int64_t slot) const {
+    uint32_t left = 0;
+    for (uint32_t rest = lanes; rest; rest &= rest - 1) {
+      const int i = lowest_bit(rest);
+      left |= (uint32_t)(~children[slot + i] >> c & 1) << i;
+    }
+    return left;
   }
 
   // It raises the bound most, and spares the others.
@@ -120,45 +189,39 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
     token_y[0] = y, token[0] = c;
   }
 
-  // What extensions of some slots by a token give, as factors. That of a state is worked out once, and only where the
-  // most that it could be would do.
-  F factors_of(uint32_t lanes, Int c, int64_t slot) {
-    const int64_t column = c & (columns - 1);
-    Scalar factors[W];
-    S::store(factors, S::set1(0));
+  // What extensions of some slots by a token give is worked out once for a state, and only where the most that it could
+  // be would do.
+  void price_column(uint32_t lanes, Int c, int64_t slot) {
     uint32_t unknown = 0;
     for (uint32_t rest = lanes; rest; rest &= rest - 1) {
       const int i = lowest_bit(rest);
-      const int64_t at = prices[slot + i] + column;
-      if (priced_token[at] == (int32_t)c)
-        factors[i] = priced[at];
-      else
-        unknown |= 1u << i;
+      if (priced_token[prices[slot + i] + (c & (columns - 1))] != (int32_t)c) unknown |= 1u << i;
     }
-    if (unknown) price(unknown, c, slot, factors);
-    if (this->has_uppers())
-      for (uint32_t rest = lanes; rest; rest &= rest - 1)
-        upper[c * width + slot + lowest_bit(rest)] = factors[lowest_bit(rest)];
-    return S::load(factors);
+    price(unknown, [&](int i) { return slot + i; }, [&](int) { return (int32_t)c; });
   }
 
-  // Works some of them out.
-  void price(uint32_t lanes, Int c, int64_t slot, Scalar* factors) {
+  void price_if_new(int64_t slot, int c) {
+    if (priced_token[prices[slot] + c] < 0) price(1, [&](int) { return slot; }, [&](int) { return (int32_t)c; });
+  }
+
+  template <class Slot, class Token>
+  void price(uint32_t lanes, Slot slot_of, Token token_of) {
+    if (!lanes) return;
     const BeamFusion& f = *options.fusion;
     Scalar bonuses[W];
     S::store(bonuses, S::set1(0));
     for (uint32_t rest = lanes; rest; rest &= rest - 1) {
       const int i = lowest_bit(rest);
-      const double b = f.extend(f.self, state_of(slot + i), (int32_t)c, entering_state);
+      const double b = f.extend(f.self, state_of(slot_of(i)), token_of(i), entering_state);
       if (b > BeamLimits<Scalar>::kHighestBonus) state.excessive_bonus = b;
       bonuses[i] = (Scalar)b;
     }
     S::store(bonuses, exp_value<S>(S::load(bonuses)));
     for (uint32_t rest = lanes; rest; rest &= rest - 1) {
       const int i = lowest_bit(rest);
-      const int64_t at = prices[slot + i] + (c & (columns - 1));
-      factors[i] = priced[at] = bonuses[i];
-      priced_token[at] = (int32_t)c;
+      const int64_t at = prices[slot_of(i)] + (token_of(i) & (columns - 1));
+      priced[at] = bonuses[i];
+      priced_token[at] = token_of(i);
     }
   }
 
@@ -210,7 +273,14 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
     for (int64_t i = winners; i < tied; ++i) score[order[i]] = -1;
   }
 
-  // Where candidates run out of room: those that cannot enter any more go.
+  // Once there are many more than have made the bound what it is.
+  void tighten_now_and_then() {
+    if (2 * (fresh - weighed) < options.beam_size) return;
+    tighten();
+    weighed = fresh;
+  }
+
+  // Candidates that cannot enter any more go.
   void tighten() {
     const Scalar least = least_score();
     if (least > bound) bound = least;

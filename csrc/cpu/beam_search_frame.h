@@ -42,6 +42,7 @@ struct BeamFrame : BeamLayout<S> {
   using Sets = LaneSets<S>;
   static constexpr int W = S::W;
   using Layout::bonus;
+  using Layout::children;
   using Layout::columns;
   using Layout::entering_state;
   using Layout::factor;
@@ -57,6 +58,7 @@ struct BeamFrame : BeamLayout<S> {
   using Layout::prices;
   using Layout::repeats;
   using Layout::row_outlook;
+  using Layout::row_room;
   using Layout::row_state;
   using Layout::row_users;
   using Layout::rows;
@@ -66,7 +68,6 @@ struct BeamFrame : BeamLayout<S> {
   using Layout::token;
   using Layout::token_mass;
   using Layout::token_y;
-  using Layout::upper;
   using Layout::width;
 
   BeamState& state;
@@ -116,6 +117,7 @@ struct BeamFrame : BeamLayout<S> {
     total(0)[0] = blank_mass(0)[0] = 1;
     if constexpr (fused) {
       for (int64_t i = 0; i < rows; ++i) row_users[i] = -1;
+      number_classes();
       options.fusion->start(options.fusion->self, entering_state);
       bonus[0] = 0;
       use_row(0, find_row(entering_state));
@@ -133,6 +135,7 @@ struct BeamFrame : BeamLayout<S> {
     if constexpr (fused) {
       factor[i] = outlook[i] = 1;
       prices[i] = 0;
+      children[i] = 0;
     }
   }
 
@@ -150,8 +153,9 @@ struct BeamFrame : BeamLayout<S> {
     }
     copy_state(fusion_state(row_state, spare), fusion_state_of_it);
     row_users[spare] = 0;
-    for (int64_t i = spare * columns; i < (spare + 1) * columns; ++i) priced_token[i] = -1;
-    if (has_uppers()) {
+    if (!exact_rows())
+      for (int64_t i = spare * columns; i < (spare + 1) * columns; ++i) priced_token[i] = -1;
+    if (rows_are_whole()) {
       row_outlook[spare] = bound_each_class(fusion_state_of_it, priced + spare * columns);
     } else {
       const Scalar most = (Scalar)options.fusion->largest_bonus(options.fusion->self, fusion_state_of_it);
@@ -162,19 +166,16 @@ struct BeamFrame : BeamLayout<S> {
 
   // What each class gives at most in a state, as factors; returns the largest.
   Scalar bound_each_class(const int32_t* fusion_state_of_it, Scalar* factors) {
-    constexpr int64_t kMost = Layout::kMostColumns + W;
-    float bonuses[kMost];
-    Scalar padded[kMost];
+    float bonuses[Layout::kMostColumns];
     options.fusion->largest_bonuses(options.fusion->self, fusion_state_of_it, (int32_t)options.C, bonuses);
     bonuses[options.blank] = -(float)infinity();
-    for (int64_t c = 0; c < options.C + W; ++c) padded[c] = c < options.C ? (Scalar)bonuses[c] : -(Scalar)infinity();
+    for (int64_t c = 0; c < columns; ++c) factors[c] = c < options.C ? (Scalar)bonuses[c] : -(Scalar)infinity();
     F most = S::set1(0);
-    for (int64_t c = 0; c < options.C; c += W) {
-      const F x = exp_value<S>(S::load(padded + c));
-      S::store(padded + c, x);
+    for (int64_t c = 0; c < columns; c += W) {
+      const F x = exp_value<S>(S::load(factors + c));
+      S::store(factors + c, x);
       most = S::at_least(x, most);
     }
-    FASTCTC_COPY(factors, padded, options.C * sizeof *factors);
     return S::largest(most);
   }
 
@@ -182,14 +183,9 @@ struct BeamFrame : BeamLayout<S> {
     ++row_users[row];
     prices[slot] = (Int)(row * columns);
     outlook[slot] = row_outlook[row];
-    copy_uppers(slot);
   }
-  bool has_uppers() const { return options.C <= columns; }
-  void copy_uppers(int64_t slot) {
-    if (!has_uppers()) return;
-    const Scalar* from = priced + prices[slot];
-    for (int64_t c = 0; c < options.C; ++c) upper[c * width + slot] = from[c];
-  }
+  bool rows_are_whole() const { return options.C <= columns; }
+  bool exact_rows() const { return rows_are_whole() && options.fusion->exact; }
 
   bool same_state(const int32_t* a, const int32_t* b) const {
     for (int i = 0; i < BeamFusion::kStateInts; ++i)
@@ -259,6 +255,40 @@ struct BeamFrame : BeamLayout<S> {
     const bool full = state.slots == options.beam_size;
     const double far = best * keep_share;
     bound = at_least_tiny(full && worst > far ? worst : far);
+    if constexpr (fused) {
+      if (rows_are_whole()) {
+        if (options.top_k == 0 && options.top_p >= 1) return weigh_classes();
+        list_tokens();
+        return spread_tokens();
+      }
+    }
+    list_tokens();
+  }
+
+  void weigh_classes() {
+    tokens = options.C;
+    for (int64_t c = 0; c < options.C; c += W) {
+      const int64_t left = options.C - c;
+      const F x = left >= W ? S::load(scores + c) : load_part<S>(scores + c, left, -(Scalar)infinity());
+      S::store(token_y + c, scaled_probability(x));
+    }
+    token_y[options.blank] = 0;
+  }
+
+  // Puts the tokens at the places of their classes.
+  void spread_tokens() {
+    for (int64_t c = 0; c < row_room; ++c) scratch[c] = 0;
+    for (int64_t k = 0; k < tokens; ++k) scratch[token[k]] = token_y[k];
+    for (int64_t c = 0; c < row_room; ++c) token_y[c] = scratch[c];
+    if (tokens > 0) tokens = options.C;
+    number_classes();
+  }
+
+  void number_classes() {
+    for (int64_t c = 0; c < options.C; ++c) token[c] = (Int)c;
+  }
+
+  void list_tokens() {
     double cut = FASTCTC_MATH(log)((double)bound / ((double)reach * scale));
     cut -= 1e-5 * (1 + FASTCTC_MATH(fabs)(cut));  // rounding must not lose one
     tokens = 0;

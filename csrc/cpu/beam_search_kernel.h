@@ -16,6 +16,7 @@ struct BeamFusion {
   // What one more token adds at most: any, and each of those below `classes`.
   double (*largest_bonus)(const void* self, const int32_t* state);
   void (*largest_bonuses)(const void* self, const int32_t* state, int32_t classes, float* bonuses);
+  bool exact;  // each of those does add what largest_bonuses says
   double (*finish)(const void* self, const int32_t* state);
 };
 

@@ -34,19 +34,19 @@ struct BeamLayout {
   Int* repeats;      // `width` where the last token equals the one before it, else 0
   Int* source;       // index into `mass` of what may flow from the parent
   // with a fusion
-  Scalar* factor;   // e^bonus of the last extension
-  double* bonus;    // of all extensions
-  Scalar* outlook;  // e^bonus, at most, of the next extension
-  Int* prices;      // where the row of its state begins in `priced`
-  Scalar* upper;    // up to `columns` classes: upper[c * width + i] for slot i, e^bonus or what it is at most
+  Scalar* factor;      // e^bonus of the last extension
+  double* bonus;       // of all extensions
+  Scalar* outlook;     // e^bonus, at most, of the next extension
+  Int* prices;         // where the row of its state begins in `priced`
+  uint64_t* children;  // where rows are whole: bit c: the extension by class c is in the beam
   // and of the prefixes that are about to enter
   Scalar* entering_factor;
   double* entering_bonus;
   int32_t* entering_state;
 
   // Of each fusion state that is or was lately in the beam, a row: what is known of its extensions. That by token c has
-  // the entry c % columns, where priced_token is c. Up to `columns` classes, an entry without a token, -1, is what that
-  // class gives at most.
+  // the entry c % columns, where priced_token is c. Up to `columns` classes rows are whole: an entry without a token,
+  // -1, is what that class gives at most, and those past C are 0.
   static constexpr int64_t kMostColumns = 64;
   int64_t rows, columns;  // powers of two
   int32_t* row_state;
@@ -57,8 +57,8 @@ struct BeamLayout {
 
   // Of one frame.
   Scalar* row;              // scores in the compute type, where stored in another
-  Int* token;               // classes that may make new prefixes,
-  Scalar* token_y;          // their scores and then their scaled probabilities
+  Int* token;               // classes that may make new prefixes; where rows are whole, token c is class c,
+  Scalar* token_y;          // their scores and then their scaled probabilities, 0 of those that may not
   uint16_t* child_in_beam;  // of one class, a bit for each slot
   Scalar* score;            // of the candidates: the slots' prefixes first, then the new ones
   Int* made_from;           // of a new one: place in `token` * width + slot of its parent
@@ -99,7 +99,7 @@ struct BeamLayout {
 
   void lay_out_fusion(const BeamOptions& o, Carver& carve) {
     constexpr int64_t kFewestRows = 1024;
-    columns = 1;
+    columns = W;
     while (columns < kMostColumns && columns < o.C) columns *= 2;
     rows = kFewestRows;
     while (rows < 2 * width) rows *= 2;
@@ -109,7 +109,7 @@ struct BeamLayout {
     priced_token = carve.take<int32_t>(rows * columns);
     priced = carve.take<Scalar>(rows * columns);
     prices = carve.take<Int>(width);
-    upper = carve.take<Scalar>(o.C <= columns ? columns * width : 0);
+    children = carve.take<uint64_t>(width);
     Scalar** const fields[] = {&factor, &outlook, &entering_factor};
     for (Scalar** field : fields) *field = carve.take<Scalar>(width);
     bonus = carve.take<double>(width);

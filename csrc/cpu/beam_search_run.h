@@ -26,6 +26,7 @@ struct BeamRun : BeamExtensions<S, X, fused> {
   using Frame::blank_mass;
   using Frame::bonus;
   using Frame::candidate;
+  using Frame::children;
   using Frame::choose_tokens;
   using Frame::chosen;
   using Frame::clear;
@@ -181,6 +182,7 @@ struct BeamRun : BeamExtensions<S, X, fused> {
         int32_t* const after = fusion_state(entering_state, i);
         const int32_t c = (int32_t)token[from / width];
         const double gain = options.fusion->extend(options.fusion->self, state_of(slot), c, after);
+        if (gain > BeamLimits<Scalar>::kHighestBonus) state.excessive_bonus = gain;
         entering_bonus[i] = bonus[slot] + gain;
         entering_factor[i] = (Scalar)gain;
       }
@@ -191,7 +193,10 @@ struct BeamRun : BeamExtensions<S, X, fused> {
     const int64_t before = state.slots;
     for (int64_t i = 0; i < vacant; ++i) {
       state.trie.slot[node[vacated[i]]] = -1;
-      if constexpr (fused) --row_users[prices[vacated[i]] / columns];
+      if constexpr (fused) {
+        --row_users[prices[vacated[i]] / columns];
+        if (this->rows_are_whole()) leave_parent(vacated[i]);
+      }
     }
     for (int64_t i = 0; i < entering; ++i) {
       const int64_t slot = i < vacant ? vacated[i] : state.slots++;
@@ -216,7 +221,21 @@ struct BeamRun : BeamExtensions<S, X, fused> {
       factor[slot] = entering_factor[i];
       bonus[slot] = entering_bonus[i];
       this->use_row(slot, this->find_row(fusion_state(entering_state, i)));
+      if (this->rows_are_whole()) join_family(slot);
     }
+  }
+
+  void leave_parent(int64_t slot) {
+    if (parent_slot[slot] >= 0) children[parent_slot[slot]] &= ~((uint64_t)1 << last[slot]);
+  }
+  // Of what is in the beam. Children are there before their parent where that has come back.
+  void join_family(int64_t slot) {
+    const BeamTrie& trie = state.trie;
+    const int32_t above = trie.slot[parent[slot]];
+    if (above >= 0) children[above] |= (uint64_t)1 << last[slot];
+    children[slot] = 0;
+    for (int32_t child = trie.first_child[node[slot]]; child != kNoNode; child = trie.next_sibling[child])
+      if (trie.slot[child] >= 0) children[slot] |= (uint64_t)1 << trie.token[child];
   }
 
   // The last slot moves into one that has become free.
@@ -233,7 +252,7 @@ struct BeamRun : BeamExtensions<S, X, fused> {
         bonus[slot] = bonus[end];
         outlook[slot] = outlook[end];
         prices[slot] = prices[end];
-        this->copy_uppers(slot);
+        children[slot] = children[end];
       }
     }
     clear(end);

@@ -37,14 +37,15 @@ typename S::Scalar kth_largest(const typename S::Scalar* from, int64_t n, int64_
     n = kept;
     from = scratch;  // from here on in place: packing writes no further than has been read
   }
-  Scalar sorted[W];
-  for (int64_t i = 0; i < n; ++i) {
-    const Scalar x = from[i];
-    int64_t at = i;
-    for (; at > 0 && sorted[at - 1] < x; --at) sorted[at] = sorted[at - 1];
-    sorted[at] = x;
+  // one vector is left: the one that has fewer than k above it, and with its equals at least k
+  const uint32_t there = Sets::first(n);
+  const F x = S::load(from);
+  int64_t i = 0;
+  for (; i + 1 < n; ++i) {
+    const F p = S::set1(from[i]);
+    if (count_bits(Sets::above(x, p) & there) < k && k <= count_bits(Sets::not_below(x, p) & there)) break;
   }
-  return sorted[k - 1];
+  return from[i];
 }
 
 // before(a, b): a comes before b. The heap's top is the one that comes last.

@@ -41,6 +41,8 @@ HotwordView hotword_view(const TableAddress& table) {
   const auto header = table_header<HotwordsHeader>(table.host, TableKind::hotwords, "the hotwords");
   view.nodes = table_array<TrieNode>(table.data, header.nodes_at);
   view.extra = table_array<HotwordNode>(table.data, header.extra_at);
+  if (header.steps_at > 0) view.steps = table_array<HotwordStep>(table.data, header.steps_at);
+  view.symbols = header.symbols;
   view.start = header.start;
   view.largest_rise = header.largest_rise;
   return view;

@@ -11,14 +11,6 @@ namespace {
 constexpr int32_t kUnresolved = -1;
 constexpr int64_t kMost = std::numeric_limits<int32_t>::max() - 1;
 
-// Every step of a model of characters is worked out beforehand, as long as they take no more than this.
-constexpr int64_t kMostStepWords = 128;
-constexpr int64_t kMostStepBytes = int64_t{32} << 20;
-
-bool has_steps(int64_t nodes, int64_t words) {
-  return words <= kMostStepWords && nodes * words * static_cast<int64_t>(sizeof(NGramStep)) <= kMostStepBytes;
-}
-
 }  // namespace
 
 NGramArc* NGramBuilder::ArcTable::find(int32_t node, int32_t word) {
@@ -185,7 +177,7 @@ TableBlock NGramBuilder::finish(int32_t start, int32_t end, int32_t unknown) {
   header.nodes_at = layout.array<NGramNode>(nodes_.size());
   header.arcs_at = layout.array<NGramArc>(header.slots);
   header.unigrams_at = layout.array<NGramUnigram>(unigram_scores_.size());
-  if (has_steps(static_cast<int64_t>(nodes_.size()), words())) {
+  if (has_steps<NGramStep>(static_cast<int64_t>(nodes_.size()), words())) {
     header.steps_at = layout.array<NGramStep>(nodes_.size() * unigram_scores_.size());
   }
   header.words = words();

@@ -11,7 +11,7 @@
 
 namespace fastctc {
 
-enum class TableKind : uint32_t { ngram = 0x6d676e32, lexicon = 0x78656c32, hotwords = 0x746f6832 };
+enum class TableKind : uint32_t { ngram = 0x6d676e32, lexicon = 0x78656c32, hotwords = 0x746f6833 };
 
 struct NGramHeader {
   TableKind kind;
@@ -31,9 +31,19 @@ struct HotwordsHeader {
   TableKind kind;
   int32_t start;
   int64_t nodes_at, extra_at;
+  int64_t steps_at;  // 0: none
+  int32_t symbols;
   float largest_rise;
   float most_held, most_gain[2];  // the latter of nodes along a boundary, and along other symbols
 };
+
+// Automata of few states and symbols, as of a model of characters, have a table of all steps.
+template <typename Step>
+bool has_steps(int64_t states, int64_t symbols) {
+  constexpr int64_t kMostSymbols = 128;
+  constexpr int64_t kMostBytes = int64_t{32} << 20;
+  return symbols <= kMostSymbols && states * symbols * static_cast<int64_t>(sizeof(Step)) <= kMostBytes;
+}
 
 // Lays arrays out one after the other; the block is then allocated once.
 class TableLayout {

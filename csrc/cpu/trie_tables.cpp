@@ -95,6 +95,22 @@ void find_most(const Trie& trie, const HotwordNode* extra, HotwordsHeader* heade
   }
 }
 
+// Where a symbol does not go on from a node, it leads where it leads from the node's longest suffix.
+void find_steps(const Trie& trie, const HotwordNode* extra, int32_t symbols, HotwordStep* steps) {
+  const auto row = [&](std::size_t node) { return steps + static_cast<int64_t>(node) * symbols; };
+  std::fill(row(0), row(1), HotwordStep{0, 0});
+  for (std::size_t node = 0; node < trie.ranges.size(); ++node) {
+    if (node > 0) std::copy_n(row(static_cast<std::size_t>(extra[node].fail)), symbols, row(node));
+    for (int32_t child = trie.nodes[node].first_child; child < trie.nodes[node + 1].first_child; ++child) {
+      row(node)[trie.nodes[static_cast<std::size_t>(child)].symbol].next = child;
+    }
+    for (HotwordStep* step = row(node); step < row(node + 1); ++step) {
+      const HotwordNode& next = extra[step->next];
+      step->bonus = next.gain + next.held - extra[node].held;
+    }
+  }
+}
+
 // The largest bonus of one symbol, at each node; returns that of all nodes. A symbol that does not go on from a node
 // goes on from a suffix of it, at the price of what the suffix does not hold.
 float find_best(const Trie& trie, HotwordNode* extra) {
@@ -156,6 +172,11 @@ TableBlock make_hotwords(const int32_t* symbols, const int64_t* first, int64_t c
   header.kind = TableKind::hotwords;
   header.nodes_at = layout.array<TrieNode>(trie.nodes.size());
   header.extra_at = layout.array<HotwordNode>(trie.ranges.size());
+  for (const TrieNode& node : trie.nodes) header.symbols = std::max(header.symbols, node.symbol + 1);
+  const auto states = static_cast<int64_t>(trie.ranges.size());
+  if (has_steps<HotwordStep>(states, header.symbols)) {
+    header.steps_at = layout.array<HotwordStep>(static_cast<std::size_t>(states * header.symbols));
+  }
   TableBlock block = layout.block(header);
   std::copy(trie.nodes.begin(), trie.nodes.end(), table_array<TrieNode>(block, header.nodes_at));
   HotwordNode* extra = table_array<HotwordNode>(block, header.extra_at);
@@ -182,6 +203,9 @@ TableBlock make_hotwords(const int32_t* symbols, const int64_t* first, int64_t c
   find_most(trie, extra, &header);
   if (after_boundary) header.start = std::max(0, trie_child(trie.nodes.data(), 0, kBoundarySymbol));
   header.largest_rise = find_best(trie, extra);
+  if (header.steps_at > 0) {
+    find_steps(trie, extra, header.symbols, table_array<HotwordStep>(block, header.steps_at));
+  }
   std::memcpy(block.data(), &header, sizeof header);
   return block;
 }

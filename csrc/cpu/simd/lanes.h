@@ -8,9 +8,10 @@ namespace {
 
 #if defined(__GNUC__)
 FASTCTC_INLINE int lowest_bit(uint32_t bits) { return __builtin_ctz(bits); }
+FASTCTC_INLINE int lowest_bit(uint64_t bits) { return __builtin_ctzll(bits); }
 FASTCTC_INLINE int count_bits(uint32_t bits) { return __builtin_popcount(bits); }
 #else
-FASTCTC_INLINE int lowest_bit(uint32_t bits) {
+FASTCTC_INLINE int lowest_bit(uint64_t bits) {
   int i = 0;
   while (!(bits >> i & 1)) ++i;
   return i;
