@@ -200,6 +200,38 @@ def test_a_bonus_that_the_sums_cannot_hold_is_refused(
     assert decoder(8, hotwords=["c"], hotword_weight=-1000.0)(emissions)[0]
 
 
+@pytest.mark.parametrize("beam", [16, 40])
+def test_large_bonuses_follow_each_other(beam: int) -> None:
+    """Of "b" and "bc", which have long been unlikely, one takes 79 nats and the other 79 more."""
+    frames = [[0, -80, -200], [0, -200, -80], [-20, 0, -200], [-20, -200, 0], [-1, -2, -3]]
+    log_probs = torch.tensor([frames], dtype=torch.float64)
+    search = CTCDecoder(
+        "_bc",
+        beam_size=beam,
+        nbest=beam,
+        hotwords=["b", "c"],
+        hotword_weight=79.0,
+        word_boundary="",
+    )
+    for length in range(1, 6):
+        exact = {tuple(h.tokens): h.score for h in search(log_probs[:, :length])[0]}
+        found = {tuple(h.tokens): h.score for h in search(log_probs[:, :length].float())[0]}
+        assert found == pytest.approx({tokens: exact[tokens] for tokens in found}, abs=1e-4)
+        # float32 loses what is 87 nats below the best of a frame
+        assert {
+            tokens for tokens, score in exact.items() if score > max(exact.values()) - 8
+        } <= set(found)
+
+
+def test_a_large_bonus_leaves_the_next_frame_its_range() -> None:
+    log_probs = torch.tensor([[[-1.0, -9, 0], [-30, 0, -40]]])
+    search = CTCDecoder(
+        "_bc", beam_size=9, nbest=2, hotwords=["c"], hotword_weight=75.0, word_boundary=""
+    )
+    found = [(h.tokens, pytest.approx(h.score, abs=1e-4)) for h in search(log_probs)[0]]
+    assert found == [([2, 1], 75), ([2], 45)]
+
+
 def test_streams_and_pickles_keep_the_models() -> None:
     emissions = torch.from_numpy(cases.random_log_probs(np.random.default_rng(5), 40, 6))[None]
     search = CTCDecoder(TOKENS, beam_size=9, nbest=3, **OPTIONS["all"])

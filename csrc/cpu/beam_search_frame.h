@@ -24,6 +24,10 @@ struct BeamLimits<double> {
   static constexpr double kHighestBonus = 700;
 };
 
+// Without a bonus no mass is 2^this. With one, its square could pass the largest number, and a frame's probabilities
+// times so small a scale the smallest.
+constexpr int64_t kMostRaised = 2;
+
 // x = m * 2^exponent with m in [0.5, 1); x is a positive normal number
 FASTCTC_INLINE int64_t exponent_of(double x) {
   uint64_t bits;

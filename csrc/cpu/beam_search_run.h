@@ -135,6 +135,8 @@ struct BeamRun : BeamExtensions<S, X, fused> {
     const int64_t exponent = exponent_of(largest);
     scale = (Scalar)two_to(-exponent);
     state.exponent += exponent;
+    if constexpr (fused)
+      if (exponent > kMostRaised) shrink();
     state.log_scale += options.from_logits ? -FASTCTC_MATH(log)(normaliser) : (double)top;
     top_probability = options.from_logits ? 1 / normaliser : FASTCTC_MATH(exp)((double)top);
     const Scalar blank_y = scaled_probability(S::set1(scores[options.blank]))[0];
@@ -146,6 +148,15 @@ struct BeamRun : BeamExtensions<S, X, fused> {
       extend();
       settle_beam();
     }
+  }
+
+  // Scales the masses themselves.
+  void shrink() {
+    Scalar* const masses[] = {total(now()), blank_mass(now()), token_mass[now()]};
+    for (Scalar* field : masses)
+      for (int64_t v = 0; v < vectors(); ++v) S::store(field + v * W, S::load(field + v * W) * S::set1(scale));
+    reach *= scale;
+    scale = 1;
   }
 
   // Decides who is in the beam after the frame.
