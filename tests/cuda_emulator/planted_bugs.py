@@ -87,7 +87,13 @@ BEAMS = (
     "faults",
 )
 FRAMES = ("a_warp_of_prefixes", "many_classes_many_prefixes", "many_classes", "nucleus", "pruned")
-TIMES = ("results_take_turns", "states_in_global_memory", "one_prefix", "equal_scores")
+TIMES = (
+    "results_in_segments",
+    "results_take_turns",
+    "states_in_global_memory",
+    "one_prefix",
+    "equal_scores",
+)
 CASES = {
     "ctc_loss_lattice.cuh": (*LATTICE, *OTHERS, *ROWS),
     "ctc_loss_lattice_general.cuh": (*GENERAL, "long_and_short"),
