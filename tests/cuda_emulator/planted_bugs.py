@@ -82,7 +82,13 @@ BEAMS = (
     "faults",
 )
 FRAMES = ("a_warp_of_prefixes", "many_classes_many_prefixes", "many_classes", "nucleus", "pruned")
-TIMES = ("results_take_turns", "states_in_global_memory", "one_prefix", "equal_scores")
+TIMES = (
+    "results_in_segments",
+    "results_take_turns",
+    "states_in_global_memory",
+    "one_prefix",
+    "equal_scores",
+)
 CASES = {
     "ctc_loss_lattice.cuh": (*LATTICE, *INFINITE, *OTHERS, *ROWS),
     "ctc_loss_lattice_general.cuh": (*GENERAL, "general_rows_together", "long_and_short"),
