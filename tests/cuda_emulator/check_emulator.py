@@ -86,16 +86,17 @@ def test_the_emulator(simt_tests: Path, build: str) -> None:
 
 @pytest.mark.parametrize("order", range(ORDERS))
 def test_the_loss(ctc_loss: Path, build: str, order: int) -> None:
-    if build == "race" and order > 1:
+    if build == "race" and order > 0:
         pytest.skip("ThreadSanitizer sees a race in whatever order the threads run")
-    result = run(ctc_loss, order=order)
+    # Half a minute there, and its kernels' threads meet in shorter cases too.
+    result = run(ctc_loss, *["-long_and_short"] * (build == "race"), order=order)
     assert result.passed, result.output[-4000:]
     assert result.output.count(": agrees") > 15
 
 
 @pytest.mark.parametrize("order", range(4))
 def test_the_beam_search(beam_search: Path, build: str, order: int) -> None:
-    if build == "race" and order > 1:
+    if build == "race" and order > 0:
         pytest.skip("ThreadSanitizer sees a race in whatever order the threads run")
     result = run(beam_search, order=order)
     assert result.passed, result.output[-4000:]

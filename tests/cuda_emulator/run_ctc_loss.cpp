@@ -293,7 +293,7 @@ std::vector<Case> cases() {
   Case& segments = add("general_segments", 75, 2, 7, 9);
   segments.workspace = 1;
   Case& together = add("general_rows_together", 96, 4, 7, 11);
-  together.workspace = 6400;
+  together.workspace = 7000;
   Case& infinite = add("general_infinite_scores", 40, 3, 10, 9);
   infinite.infinite = 0.15;
   infinite.workspace = 1;

@@ -49,16 +49,18 @@ class Buffer {
   int64_t count_;
 };
 
-// Runs the cases that the arguments name, in that order, until one does not agree; without arguments all of them. A
-// case has a name. Returns the exit status.
+// Runs the cases that the arguments name, in that order, until one does not agree; without arguments all of them, and
+// where the only one is a name after a minus sign all but that. A case has a name. Returns the exit status.
 template <class Case, class Run>
 int run_cases(int argc, char** argv, const std::vector<Case>& all, Run run) {
   std::vector<const Case*> chosen;
   for (int i = 1; i < argc; ++i)
     for (const Case& c : all)
       if (std::strcmp(argv[i], c.name) == 0) chosen.push_back(&c);
-  if (argc < 2)
-    for (const Case& c : all) chosen.push_back(&c);
+  const bool all_but_one = argc == 2 && argv[1][0] == '-';
+  if (argc < 2 || all_but_one)
+    for (const Case& c : all)
+      if (!all_but_one || std::strcmp(argv[1] + 1, c.name) != 0) chosen.push_back(&c);
   int wrong = 0;
   for (const Case* c : chosen) {
     bool good = false;
@@ -70,7 +72,7 @@ int run_cases(int argc, char** argv, const std::vector<Case>& all, Run run) {
     std::printf("%s: %s\n", c->name, good ? "agrees" : "WRONG");
     std::fflush(stdout);
     wrong += !good;
-    if (wrong && argc > 1) break;
+    if (wrong && argc > 1 && !all_but_one) break;
   }
   return wrong > 0 || chosen.empty();
 }
