@@ -346,6 +346,22 @@ def test_suite_runs_on_tiny_shapes(tmp_path: Path) -> None:
     assert "the figures mean nothing" in (tmp_path / "tiny-loss.md").read_text()
 
 
+@pytest.mark.parametrize("options", [[], ["--check"]])
+def test_a_failing_row_leaves_the_report_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    def run(parsed: Any, name: str, target: Path) -> int:
+        target.write_text(json.dumps({"benchmarks": [{"extra_info": {}}]}))
+        return 1
+
+    reported: list[list[str]] = []
+    monkeypatch.setattr(suite, "run", run)
+    monkeypatch.setattr(report, "main", lambda arguments: reported.append(arguments) or 0)
+    target = tmp_path / "run.json"
+    assert suite.run_and_report(suite.parse(options), "loss", target) == 1
+    assert reported == [[str(target), *options]]
+
+
 def test_suites_that_have_no_row_of_the_choice_are_left_out(tmp_path: Path) -> None:
     pytest.importorskip("pytest_benchmark", reason="the suite needs fastctc[bench]")
     wanted = "test_norm and sequence-64x800x80-gather-1t-auto and not memory"
