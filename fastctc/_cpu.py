@@ -150,8 +150,8 @@ class Cpu:
         self, saved: tuple[Tensor, ...], kept: list[Tensor], options: Options, grad_out: Tensor
     ) -> Tensor:
         """The gradient times `grad_out`, made of the one at hand where that loses nothing."""
-        # Autograd copies a gradient that anyone else still refers to. Threads may share a graph, and
-        # only one of them is to find it.
+        # Autograd copies a gradient that anyone else still refers to. Of threads that share a
+        # graph, one is to find it.
         gradient: Tensor | None
         try:
             gradient = kept.pop()
