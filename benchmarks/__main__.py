@@ -119,13 +119,17 @@ def run(parsed: argparse.Namespace, suite: str, target: Path) -> int:
 
 
 def run_and_report(parsed: argparse.Namespace, suite: str, target: Path) -> int | None:
-    """The exit status of a suite, or None where it had nothing to measure."""
+    """The exit status of a suite, or None where it had nothing to measure.
+
+    Rows that failed are missing in the report, and make the status that of pytest.
+    """
     target.unlink(missing_ok=True)
     status = run(parsed, suite, target)
     if not target.is_file() or not json.loads(target.read_text() or "{}").get("benchmarks"):
         target.unlink(missing_ok=True)
         return None if status in (0, NO_TESTS_COLLECTED) else status
-    return status or report.main([str(target), *(["--check"] if parsed.check else [])])
+    reported = report.main([str(target), *(["--check"] if parsed.check else [])])
+    return status or reported
 
 
 def main(arguments: list[str] | None = None) -> int:

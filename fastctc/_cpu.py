@@ -150,8 +150,13 @@ class Cpu:
         self, saved: tuple[Tensor, ...], kept: list[Tensor], options: Options, grad_out: Tensor
     ) -> Tensor:
         """The gradient times `grad_out`, made of the one at hand where that loses nothing."""
-        # Autograd copies a gradient that anyone else still refers to.
-        gradient = kept.pop() if kept else None
+        # Autograd copies a gradient that anyone else still refers to. Of threads that share a
+        # graph, one is to find it.
+        gradient: Tensor | None
+        try:
+            gradient = kept.pop()
+        except IndexError:
+            gradient = None
         scale = None
         if grad_out.numel() == 1:
             scale = grad_out.item()

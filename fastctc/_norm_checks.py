@@ -19,6 +19,8 @@ from fastctc._norm import DTYPES, LOG1P, LOG10, NO_LOG, SHARE_ONE, MaskOptions
 CANONICAL = "NTBEF"
 LOGS = {None: NO_LOG, "log1p": LOG1P, "log10": LOG10}
 Lengths = Tensor | Sequence[int] | None
+# Of one kind. Each value is held against every one of them; SpecAugment draws up to 20.
+MOST_MASKS = 64
 
 
 class Layout(NamedTuple):
@@ -151,11 +153,23 @@ def mask_options(time_masks: Any, freq_masks: Any, per_channel: bool) -> MaskOpt
     """What is drawn, or None where that is nothing."""
     frames = _counts("time_masks", time_masks, share=True)
     bins = _counts("freq_masks", freq_masks, share=False)
+    each = flag("masks_per_channel", per_channel)
     if not frames[0] + bins[0]:
         return None
-    each = flag("masks_per_channel", per_channel)
     largest = round(frames[2] * SHARE_ONE)
     return MaskOptions(frames[0], frames[1], largest, bins[0], bins[1], each)
+
+
+def check_seed(seed: Any) -> None:
+    """Raise for what is no seed of masks, drawn or not."""
+    if isinstance(seed, Tensor):
+        if seed.numel() != 1 or seed.dtype is not torch.int64:
+            raise ValueError(
+                f"seed must be an int or one int64 in a tensor, got {seed.dtype} of the shape "
+                f"{tuple(seed.shape)}"
+            )
+    elif seed is not None and whole(seed) is None:
+        raise TypeError(f"seed must be an int or a tensor, got {type(seed).__name__}")
 
 
 def _counts(name: str, value: Any, share: bool) -> tuple[int, int, float]:
@@ -168,6 +182,8 @@ def _counts(name: str, value: Any, share: bool) -> tuple[int, int, float]:
     count, width = (whole(part) for part in value[:2])
     if count is None or width is None or not (0 <= count < 2**31 and 0 <= width < 2**31):
         raise ValueError(f"{name} must be {fields} of whole numbers from 0, got {value!r}")
+    if count > MOST_MASKS:
+        raise ValueError(f"{name} asks for {count} masks: there may be {MOST_MASKS} at most")
     part = non_negative(f"the share of {name}", value[2]) if len(value) == 3 else 1.0
     if part > 1:
         raise ValueError(f"the share of {name} must be at most 1, got {value[2]!r}")

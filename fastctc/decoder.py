@@ -25,6 +25,14 @@ __all__ = ["CTCDecoder", "CTCStream", "DecodedBatch", "Hypothesis", "greedy_deco
 
 Words = Iterable[str] | Mapping[str, Any]
 
+# Attributes of a decoder that its search was made from.
+_SETTINGS = frozenset(
+    (
+        *("tokens", "blank", "beam_size", "nbest", "beam_threshold", "top_k", "top_p"),
+        *("blank_skip_threshold", "word_boundary", "fusion", "timesteps", "confidence"),
+    )
+)
+
 
 @dataclass(frozen=True)
 class Hypothesis:
@@ -196,9 +204,9 @@ class CTCDecoder:
             lexicon = Lexicon.from_file(lexicon)
         elif lexicon is not None and not isinstance(lexicon, Lexicon):
             lexicon = Lexicon(lexicon)
-        self.fusion: Fusion | None = None
+        fusion: Fusion | None = None
         if any(given is not None for given in (lm, lexicon, hotwords)) or word_score != 0:
-            self.fusion = Fusion(
+            fusion = Fusion(
                 self.tokens,
                 blank=blank,
                 lm=lm,
@@ -211,12 +219,24 @@ class CTCDecoder:
                 hotword_weight=hotword_weight,
                 word_boundary=self.word_boundary,
             )
+        self.fusion = fusion
         self._spells_words = lexicon is not None and lexicon.spellings is not None
         self._prepare()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _SETTINGS and name in self.__dict__:
+            raise AttributeError(_fixed(name))
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in _SETTINGS:
+            raise AttributeError(_fixed(name))
+        super().__delattr__(name)
 
     def _prepare(self) -> None:
         """What is made from the settings and does not travel in a pickle."""
         native = _decode.native()
+        self._fusion = self.fusion  # the options hold but its address
         self._options = {
             from_logits: native.BeamSearchOptions(
                 C=len(self.tokens),
@@ -241,7 +261,7 @@ class CTCDecoder:
         ]
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("_options", "_spelling")
+        made = ("_fusion", "_options", "_spelling")
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -306,7 +326,11 @@ class CTCDecoder:
         return self.hypotheses(self._search(emissions, lengths, from_logits, wait=True))
 
     def hypotheses(self, decoded: DecodedBatch) -> list[list[Hypothesis]]:
-        """Texts for tensors that `decode_tensors` or `greedy_decode` has made."""
+        """Texts for tensors that `decode_tensors` or `greedy_decode` has made.
+
+        Raises:
+            ValueError: a token is no class.
+        """
         tokens, lengths, scores, lm_scores, starts, ends, confidence = (
             tensor.tolist() for tensor in decoded
         )
@@ -338,6 +362,10 @@ class CTCDecoder:
         if self._spells_words and self.fusion is not None:
             words = [word.text for word in self.fusion.trace(labels).words]
             return " ".join(words), words
+        classes = len(self._spelling)
+        for c in labels:
+            if not 0 <= c < classes:
+                raise ValueError(f"token {c} is none of the {classes} classes")
         text = "".join([self._spelling[c] for c in labels]).strip()
         return text, text.split()
 
@@ -448,3 +476,7 @@ class CTCStream:
 
 def _optional(name: str, value: Any, most: float) -> float | None:
     return None if value is None else number_in(name, value, 0, most)
+
+
+def _fixed(name: str) -> str:
+    return f"the {name} of a decoder cannot be changed: make a new CTCDecoder"

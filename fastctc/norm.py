@@ -59,8 +59,8 @@ def spectrogram_norm(
             has it, F. Given together with `bias`.
         bias: what is added afterwards.
         time_masks: (count, width), or (count, width, share): up to `width` frames each, and no more
-            than that share of the utterance, become 0.
-        freq_masks: (count, width): up to `width` bins each become 0.
+            than that share of the utterance, become 0. There are 64 at most.
+        freq_masks: (count, width): up to `width` bins each become 0. There are 64 at most.
         masks_per_channel: draw masks for each band and electrode on its own.
         seed: of the masks: an int, or one int64 in a tensor on any device. The same seed gives the
             same masks on every device. None takes a seed from torch's generator of the device.
@@ -97,6 +97,7 @@ def spectrogram_norm(
     weight = checks.channel_parameter("weight", weight, view, chosen, over_freq)
     bias = checks.channel_parameter("bias", bias, view, chosen, over_freq)
     drawn = checks.mask_options(time_masks, freq_masks, masks_per_channel)
+    checks.check_seed(seed)
     _norm_ops.refuse_derivatives(x, weight, bias)
     masks = None if drawn is None else _draw(view, frames, drawn, seed)
     time_count = drawn.time_count if drawn else 0
@@ -111,17 +112,10 @@ def _draw(x: Tensor, lengths: Tensor, options: MaskOptions, seed: int | Tensor |
     if seed is None:
         seed = torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=x.device)
     elif isinstance(seed, Tensor):
-        if seed.numel() != 1 or seed.dtype is not torch.int64:
-            raise ValueError(
-                f"seed must be an int or one int64 in a tensor, got {seed.dtype} of the shape "
-                f"{tuple(seed.shape)}"
-            )
         seed = seed.reshape(1).to(x.device)
-    elif (number := checks.whole(seed)) is None:
-        raise TypeError(f"seed must be an int or a tensor, got {type(seed).__name__}")
     else:
         # An unsigned seed of 64 bits is taken by its bits.
-        number = (number + 2**63) % 2**64 - 2**63
+        number = (int(seed) + 2**63) % 2**64 - 2**63
         seed = torch.full((1,), number, dtype=torch.int64, device=x.device)
     masks: Tensor = torch.ops.fastctc.spectrogram_masks(seed, lengths, x.shape, *options)
     return masks
@@ -262,6 +256,7 @@ class SequenceBatchNorm(nn.Module):
         checks.check_input(x, layout)
         view = checks.canonical(x.detach(), layout)
         frames = checks.lengths_of(view, lengths)
+        checks.check_seed(seed)
         options = NormOptions(True, self.over_freq, log, log_eps, self.eps)
         shape = self._channel_shape(view)
         _norm_ops.refuse_derivatives(x, self.weight, self.bias)

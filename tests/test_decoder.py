@@ -176,6 +176,31 @@ def test_pickles_decode_alike() -> None:
     assert (again.top_k, again.beam_threshold) == (3, 9.5)
 
 
+@pytest.mark.parametrize("name", ["fusion", "beam_size", "tokens", "timesteps"])
+def test_settings_stay_as_they_are(name: str) -> None:
+    made = CTCDecoder(LETTERS, lexicon=["ab", "c"], beam_size=7)
+    for decoder in (made, pickle.loads(pickle.dumps(made)), copy.deepcopy(made)):
+        before = getattr(decoder, name)
+        words = f"the {name} of a decoder cannot be changed: make a new CTCDecoder"
+        with pytest.raises(AttributeError, match=words):
+            setattr(decoder, name, None)
+        with pytest.raises(AttributeError, match=words):
+            delattr(decoder, name)
+        assert getattr(decoder, name) is before
+        decoder.remark = "for this one"
+        assert decoder(emissions_of("_ab_c"))[0] == made(emissions_of("_ab_c"))[0]
+
+
+@pytest.mark.parametrize("lexicon", [None, ["ab"]])
+@pytest.mark.parametrize("token", [-1, 5])
+def test_tokens_of_another_decoder_are_named(token: int, lexicon: list[str] | None) -> None:
+    decoder = CTCDecoder(LETTERS, lexicon=lexicon)
+    decoded = decoder.decode_tensors(emissions_of("_ab_"))
+    foreign = decoded._replace(tokens=torch.full_like(decoded.tokens, token))
+    with pytest.raises(ValueError, match=f"token {token} is none of the 5 classes"):
+        decoder.hypotheses(foreign)
+
+
 def greedy_by_definition(scores: Tensor, blank: int) -> tuple[list[int], list[tuple[int, int]]]:
     labels, times = [], []
     before = blank

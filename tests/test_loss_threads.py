@@ -73,6 +73,24 @@ def test_many_python_threads_at_once(threads: None) -> None:
         assert all(pool.map(work, range(8)))
 
 
+class TakenByAnother(list[torch.Tensor]):
+    """A list that another thread empties between a look at it and the taking."""
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_the_gradient_at_hand_goes_to_one_of_the_threads_of_a_graph() -> None:
+    case = make_case(110, 12, 2, 8, 3)
+    options = _checks.check_options(0, "sum", False, True, False, "torch")
+    backend, saved = _cpu.Cpu(), case.arguments()[:4]
+    _, _, kept = backend.loss_for_backward(backend.prepare(*saved, options))
+    (expected,) = kept
+    ones = torch.ones(())
+    assert torch.equal(backend.backward(saved, TakenByAnother(), options, ones), expected)
+    assert backend.backward(saved, kept, options, ones) is expected
+
+
 def test_interpreter_lock_is_released(needs_library: None, threads: None) -> None:
     torch.set_num_threads(1)
     case = make_case(110, 400, 16, 64, 60)

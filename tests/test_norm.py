@@ -350,6 +350,15 @@ def test_the_gradient_has_no_second_derivative():
         ({"log_eps": "1"}, TypeError, "log_eps must be a number, got str"),
         ({"time_masks": (1,)}, ValueError, r"time_masks must be \(count, width\)"),
         ({"time_masks": (1, -3)}, ValueError, "whole numbers from 0"),
+        (
+            {"time_masks": (2**31 - 1, 1)},
+            ValueError,
+            "time_masks asks for 2147483647 masks: there may be 64 at most",
+        ),
+        ({"freq_masks": (65, 1)}, ValueError, "freq_masks asks for 65 masks"),
+        ({"masks_per_channel": 1}, TypeError, "masks_per_channel must be a bool, got int"),
+        ({"seed": 1.5}, TypeError, "seed must be an int or a tensor, got float"),
+        ({"seed": torch.ones(1)}, ValueError, "one int64 in a tensor, got torch.float32"),
         ({"time_masks": (1, 3, 1.5)}, ValueError, "share of time_masks must be at most 1"),
         ({"time_masks": (1, 3, "x")}, TypeError, "share of time_masks must be a number, got str"),
         (

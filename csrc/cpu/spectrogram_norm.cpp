@@ -151,7 +151,7 @@ class Pass {
 
   // Where a frame of all utterances lies together in memory, it is written together.
   void write_by_frames(const Real* constants) {
-    const int64_t frame_bytes = p_.shape.n * features_ * g_.size();
+    const int64_t frame_bytes = std::max<int64_t>(p_.shape.n * features_ * g_.size(), 1);
     const int64_t together = std::clamp<int64_t>(kBytesTogether / frame_bytes, 1, kFramesTogether);
     for_items(threads_, (p_.shape.t + together - 1) / together, [&](int64_t item, int thread) {
       const int64_t begin = item * together, end = std::min(begin + together, p_.shape.t);
