@@ -3,9 +3,10 @@
 ``python -m benchmarks.bench_spectrogram_norm_cuda --out FILE.json``; ``--table FILE.json`` prints
 the table of a stored run. One step is forward and backward, or forward alone. What is timed is told
 in `bench_ctc_loss_cuda`: ours is the public call, through autograd as its peers. The share of the
-floor is that of a graph of the bare kernels, whose time is the GPU's alone. The floor counts x read twice and y written in the forward pass, and x and its gradient read
-twice and one gradient written in the backward one, at the bandwidth of a copy measured here. What
-lies in the L2 cache between two passes is read for less, so small batches may exceed it.
+floor is that of a graph of the bare kernels, whose time is the GPU's alone. The floor counts x read
+twice and y written in the forward pass, and x and its gradient read twice and one gradient written
+in the backward one, at the bandwidth of a copy measured here. What lies in the L2 cache between two
+passes is read for less, so small batches may exceed it.
 """
 
 from __future__ import annotations
