@@ -15,6 +15,7 @@ from fastctc._dispatch import derivative_asked_of, is_transformed, wants_dispatc
 from fastctc._native import _C
 from fastctc._norm import MaskOptions, NormOptions, mask_rows, statistics_shape
 from fastctc._norm_checks import Layout, canonical, restored
+from fastctc._norm_operands import check_draw, check_norm
 from fastctc.triton import why_missing
 
 _OPTIONS = "bool over_batch, bool over_freq, int log, float log_eps, float eps"
@@ -88,14 +89,24 @@ def kernels(device: str) -> ModuleType:
 
 
 def _implementation(name: str, device: str) -> Any:
-    scalars = MaskOptions if name == "spectrogram_masks" else NormOptions
+    drawing = name == "spectrogram_masks"
+    scalars = MaskOptions if drawing else NormOptions
     count = len(scalars._fields)
+    names = _argument_names(_SCHEMAS[name])[:-count]
 
     def run(*arguments: Any) -> Any:
-        function = getattr(kernels(device), _FUNCTIONS[name])
-        return function(*arguments[:-count], scalars(*arguments[-count:]))
+        operands, options = arguments[:-count], scalars(*arguments[-count:])
+        if drawing:
+            check_draw(*operands, options)
+        else:
+            check_norm(dict(zip(names, operands, strict=True)), options)
+        return getattr(kernels(device), _FUNCTIONS[name])(*operands, options)
 
     return run
+
+
+def _argument_names(schema: str) -> list[str]:
+    return [part.split()[-1] for part in schema[1 : schema.index(")")].split(",")]
 
 
 for _name, _schema in _SCHEMAS.items():

@@ -6,8 +6,6 @@ import copy
 import math
 import pickle
 import threading
-import warnings
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -314,21 +312,6 @@ def test_the_blank_of_greedy_decoding_is_an_int(blank: Any) -> None:
 def test_bad_input_is_named(emissions: Any, lengths: Any, error: type, words: str) -> None:
     with pytest.raises(error, match=words):
         CTCDecoder(LETTERS)(emissions, lengths)
-
-
-@pytest.mark.parametrize("fake", [False, True])
-def test_emissions_without_memory_are_refused(fake: bool) -> None:
-    with FakeTensorMode() if fake else nullcontext():
-        emissions = torch.zeros(1, 3, 5)
-        piece = emissions[0]
-    if not fake:
-        emissions.untyped_storage().resize_(0)
-    decoder = CTCDecoder(LETTERS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, about the address of a fake tensor
-        for call in (decoder, decoder.greedy, lambda _: decoder.stream().feed(piece)):
-            with pytest.raises(RuntimeError, match="emissions has no memory"):
-                call(emissions)
 
 
 def test_beams_that_are_too_wide_for_the_classes_are_refused() -> None:

@@ -148,3 +148,72 @@ def test_transforms_that_differentiate_by_something_else_are_served() -> None:
     assert torch.equal(torch.func.jvp(scaled, (scale,), (scale,))[1], 2 * wanted)
     slope = torch.func.grad(lambda scale: scaled(scale).square().sum())(scale)
     torch.testing.assert_close(slope, 4 * wanted.square().sum())
+
+
+GOOD = {
+    "grad": torch.ones(2, 4, 1, 1, 3),
+    "x": torch.ones(2, 4, 1, 1, 3),
+    "lengths": torch.tensor([4, 2]),
+    "mean": torch.zeros(2, 1, 1, 3, dtype=torch.float64),
+    "var": torch.ones(2, 1, 1, 3, dtype=torch.float64),
+    "weight": torch.ones(1, 1, 3),
+    "masks": torch.zeros(2, 1, 2, dtype=torch.int32),
+    "time_masks": 1,
+    "over_batch": False,
+    "over_freq": False,
+    "log": 0,
+    "log_eps": 0.0,
+    "eps": 1e-5,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"grad": torch.ones(2, 4, 1, 1, 3).double()}, TypeError, "grad must be torch.float32"),
+        ({"grad": torch.ones(2, 3, 1, 1, 3)}, ValueError, "grad must have the shape"),
+        ({"x": torch.ones(2, 4, 3)}, ValueError, "x must be .N, T, B, E, F."),
+        ({"x": torch.ones(2, 4, 1, 1, 3).int()}, TypeError, "x must be float16"),
+        ({"lengths": torch.tensor([4, 2]).int()}, TypeError, "lengths must be torch.int64"),
+        ({"lengths": torch.tensor([4])}, ValueError, "lengths must have the shape"),
+        ({"mean": torch.zeros(1, 1, 1, 3).double()}, ValueError, "mean must have the shape"),
+        ({"var": torch.ones(2, 1, 1, 3)}, TypeError, "var must be torch.float64"),
+        ({"weight": torch.ones(1, 1, 2)}, ValueError, "weight must have the shape"),
+        ({"weight": torch.ones(1, 1, 6)[..., ::2]}, ValueError, "weight must be contiguous"),
+        ({"masks": torch.zeros(2, 1, 2).long()}, TypeError, "masks must be torch.int32"),
+        ({"masks": torch.zeros(1, 1, 2).int()}, ValueError, "masks must have the shape"),
+        ({"time_masks": 2}, ValueError, "time_masks is 2: it must be from 0 to 1"),
+        ({"log": 3}, ValueError, "log must be from 0 to 2, got 3"),
+        ({"eps": -1.0}, ValueError, "eps must be at least 0"),
+    ],
+)
+def test_operands_that_do_not_fit_are_named(change, error, said) -> None:
+    operator = torch.ops.fastctc.spectrogram_norm_backward
+    operator(*GOOD.values())
+    with pytest.raises(error, match=said):
+        operator(*(GOOD | change).values())
+
+
+def test_a_weight_without_a_bias_is_refused_by_the_operator() -> None:
+    arguments = (GOOD["x"], GOOD["lengths"], GOOD["weight"], None, None, 0)
+    with pytest.raises(ValueError, match="weight and bias must be given together"):
+        torch.ops.fastctc.spectrogram_norm(*arguments, False, False, 0, 0.0, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({0: torch.ones(2).long()}, ValueError, "seed must have one element"),
+        ({0: torch.ones(1)}, TypeError, "seed must be torch.int64"),
+        ({1: torch.ones(2).int()}, TypeError, "lengths must be torch.int64"),
+        ({1: torch.tensor([4])}, ValueError, "lengths must have the shape"),
+        ({2: (2, 4, 3)}, ValueError, "shape must be .N, T, B, E, F."),
+        ({3: 65}, ValueError, "time_count is 65: it must be from 0 to 64"),
+        ({7: -1}, ValueError, "freq_width is -1"),
+    ],
+)
+def test_masks_that_cannot_be_drawn_are_named(change, error, said) -> None:
+    good = [torch.tensor([1]), torch.tensor([4, 2]), (2, 4, 1, 1, 3), 1, 2, 1 << 16, 1, 2, False]
+    torch.ops.fastctc.spectrogram_masks(*good)
+    with pytest.raises(error, match=said):
+        torch.ops.fastctc.spectrogram_masks(*(change.get(i, v) for i, v in enumerate(good)))
