@@ -95,9 +95,11 @@ def _implementation(name: str, device: str) -> Any:
     names = _argument_names(_SCHEMAS[name])[:-count]
 
     def run(*arguments: Any) -> Any:
-        operands, options = arguments[:-count], scalars(*arguments[-count:])
+        operands = arguments[:-count]
+        options: Any = scalars(*arguments[-count:])
         if drawing:
-            check_draw(*operands, options)
+            seed, lengths, shape = operands
+            check_draw(seed, lengths, shape, options)
         else:
             check_norm(dict(zip(names, operands, strict=True)), options)
         return getattr(kernels(device), _FUNCTIONS[name])(*operands, options)
