@@ -8,6 +8,8 @@ import os
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 
 def whole_number(name: str, value: Any) -> int:
     """An int from anything that is a whole number, but not from a bool or a float."""
@@ -34,10 +36,10 @@ def real_number(name: str, value: Any) -> float:
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False."""
-    if not isinstance(value, bool):
+    """True or False, numpy's too."""
+    if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
-    return value
+    return bool(value)
 
 
 def path_of(name: str, value: Any) -> str:
