@@ -269,6 +269,21 @@ class Counted(CTCDecoderLM):
         return state, end / math.log(10)
 
 
+@pytest.mark.parametrize("method", ["score", "finish"])
+@pytest.mark.parametrize("spelled", [False, True])
+def test_a_model_in_python_that_scores_nan_is_named(
+    method: str, spelled: bool, lexicon: str, monkeypatch: pytest.MonkeyPatch, words_arpa: str
+) -> None:
+    names = [*LEXICON, "<unk>"] if spelled else TOKENS
+    model = Counted(words_arpa, names)
+    monkeypatch.setattr(model, method, lambda state, *index: (state, math.nan))
+    if method == "finish":
+        monkeypatch.setattr(model, "score", lambda state, index: (state, 0.0))
+    decoder = ctc_decoder(lexicon if spelled else None, TOKENS, model)
+    with pytest.raises(ValueError, match=rf"language model's {method}.* is nan"):
+        decoder(emissions_of("-a-|-"))
+
+
 @pytest.mark.parametrize("unk_score", [-math.inf, -1.0])
 @pytest.mark.parametrize("unit", ["tokens", "words", "words of lm_dict"])
 def test_models_in_python_equal_those_of_files(

@@ -66,6 +66,12 @@ class _Node:
         self.words: list[int] = []
 
 
+def _no_nan(name: str, score: float) -> float:
+    if math.isnan(score):
+        raise ValueError(f"the language model's {name} is nan: it must be a number, or -inf")
+    return score
+
+
 class _Rules:
     """What the model adds to prefixes, as the readable search asks for it.
 
@@ -95,9 +101,13 @@ class _Rules:
     def start(self) -> _State:
         return _State(self.lm.start(False), self.root)
 
+    def ask(self, state: CTCDecoderLMState, index: int) -> tuple[CTCDecoderLMState, float]:
+        after, score = self.lm.score(state, index)
+        return after, _no_nan(f"score of {index}", score)
+
     def extend(self, state: _State, token: int) -> tuple[float, _State] | None:
         if self.root is None:
-            after, score = self.lm.score(state.lm, token)
+            after, score = self.ask(state.lm, token)
             return self.lm_weight * score, _State(after, None)
         if token == self.silence:
             ended = self.end_word(state)
@@ -112,7 +122,7 @@ class _Rules:
         """The open word turns out to be none of the lexicon's."""
         if self.unk_score == -math.inf:
             return None
-        after, score = self.lm.score(state.lm, self.unknown)
+        after, score = self.ask(state.lm, self.unknown)
         return self.lm_weight * score + self.unk_score - self.word_score, _State(after, None)
 
     def end_word(self, state: _State) -> tuple[float, _State, int | None] | None:
@@ -124,7 +134,7 @@ class _Rules:
             if left is None:
                 return None
             return left[0] + self.word_score, _State(left[1].lm, self.root), self.unknown
-        scored = [(*self.lm.score(state.lm, word), word) for word in state.node.words]
+        scored = [(*self.ask(state.lm, word), word) for word in state.node.words]
         after, score, word = max(scored, key=lambda item: item[1])
         return self.lm_weight * score + self.word_score, _State(after, self.root), word
 
@@ -132,7 +142,8 @@ class _Rules:
         ended = (0.0, state) if self.root is None else self.end_word(state)
         if ended is None:
             return -math.inf
-        return ended[0] + self.lm_weight * self.lm.finish(ended[1].lm)[1]
+        score = _no_nan("finish", self.lm.finish(ended[1].lm)[1])
+        return ended[0] + self.lm_weight * score
 
     def words(self, tokens: Sequence[int]) -> list[int]:
         """The words of an allowed prefix."""
