@@ -433,3 +433,18 @@ def test_without_the_compiled_module_the_reference_serves(monkeypatch):
         _norm_ops.kernels.cache_clear()
     monkeypatch.undo()
     torch.testing.assert_close(y, fastctc.spectrogram_norm(x, [9, 4], time_masks=(1, 3), seed=1))
+
+
+@pytest.mark.parametrize("log", [None, "log1p", "log10"])
+@pytest.mark.parametrize("layout", ["NTF", "NFT"])
+def test_padding_changes_no_bit(layout: str, log: str | None) -> None:
+    """The mean of one frame is that frame, and its result exactly 0, in whichever lane it lies."""
+    x = torch.rand(3, 70, 37, generator=torch.manual_seed(11)) * 5
+    lengths = torch.tensor([1, 33, 1])
+    results = []
+    for frames in (33, 48, 70):
+        padded = x[:, :frames] if layout == "NTF" else x[:, :frames].movedim(1, 2).contiguous()
+        y = fastctc.spectrogram_norm(padded, lengths, layout=layout, log=log)
+        results.append((y if layout == "NTF" else y.movedim(1, 2))[:, :33])
+    assert all(torch.equal(y, results[0]) for y in results)
+    assert (results[0][::2] == 0).all()

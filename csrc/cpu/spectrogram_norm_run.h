@@ -15,7 +15,7 @@ using fastctc::NormSlab;
 
 enum { kNoLog, kLog1p, kLog10 };
 
-constexpr double kLn10 = 2.302585092994045684;
+constexpr double kLog10E = 0.43429448190325182765, kLog10ERest = 1.0983196502167651e-17;
 constexpr int kBlockRows = 32;       // summed up before anything becomes double
 constexpr int kWrittenAbreast = 4;   // turns at a time
 constexpr int64_t kLeastTurn = 512;  // lanes of a turn: of fewer, loops would be too short
@@ -38,12 +38,18 @@ struct Norm {
   // ---- v, and dv/dx
   F compress(F x) const {
     if constexpr (log == kLog1p) return Logarithm<S>::one_plus(x);
-    if constexpr (log == kLog10) return Logarithm<S>::of(x + S::set1((Scalar)s.log_eps)) * S::set1((Scalar)(1 / kLn10));
+    if constexpr (log == kLog10) return decimal(Logarithm<S>::of(x + S::set1((Scalar)s.log_eps)));
     return x;
+  }
+  // log10 from ln. A plain product might be contracted with the difference that comes next, in one place and not in
+  // another, and what is the mean in all frames would no longer differ from it by 0.
+  static F decimal(F ln) {
+    constexpr Scalar first = (Scalar)kLog10E, rest = (Scalar)(kLog10E - (double)first + kLog10ERest);
+    return ln * S::set1(first) + ln * S::set1(rest);
   }
   F slope(F x, F dv) const {
     if constexpr (log == kLog1p) return dv / (S::set1(1) + x);
-    if constexpr (log == kLog10) return dv / (x + S::set1((Scalar)s.log_eps)) * S::set1((Scalar)(1 / kLn10));
+    if constexpr (log == kLog10) return dv / (x + S::set1((Scalar)s.log_eps)) * S::set1((Scalar)kLog10E);
     return dv;
   }
   Scalar value_at(int64_t r, int64_t lane) const { return compress(S::set1(to_scalar(x_row(r)[lane])))[0]; }
