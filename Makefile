@@ -121,7 +121,7 @@ sanitize: $(VENV)/.installed-test
 	LD_PRELOAD="$(ASAN_LIBRARIES)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  FASTCTC_LIBRARY=$$(echo $(abspath $(SANITIZED))/_C*.so) \
 	  $(BIN)/python -m pytest -p no:cacheprovider -v -s tests/test_loss_fuzz.py \
-	  tests/test_align_fuzz.py tests/test_beam_search.py $(PYTEST_ARGS)
+	  tests/test_align_fuzz.py tests/test_beam_search.py tests/test_decoder_fusion.py $(PYTEST_ARGS)
 
 # The CUDA kernels on the host: the emulator's own tests, the tests of the loss and of forced alignment
 # with the threads in five orders, and some of them under sanitizers.

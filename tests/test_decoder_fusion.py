@@ -180,6 +180,26 @@ def test_long_utterances_meet_more_states_than_are_kept() -> None:
     assert best.score == pytest.approx(expected.score, abs=1e-4)
 
 
+@pytest.mark.parametrize("pruning", [{}, {"top_k": 9}, {"top_p": 0.9}], ids=str)
+@pytest.mark.parametrize("classes", [15, 16, 17, 31, 33, 63, 64, 65])
+def test_classes_that_fill_no_vector(
+    classes: int, pruning: dict[str, Any], cpu_target: str
+) -> None:
+    """Up to 64 classes a state's row has them all."""
+    numbers = np.random.default_rng(classes)
+    tokens = ["-", *(chr(ord("A") + c) for c in range(1, classes))]
+    phrases = {"".join(numbers.choice(tokens[1:], n)): 1.5 for n in (1, 1, 2, 2, 3, 3)}
+    search = CTCDecoder(
+        tokens, beam_size=7, nbest=7, hotwords=phrases, word_boundary="", timesteps=False,
+        confidence=False, **pruning,
+    )  # fmt: skip
+    scores = cases.random_log_probs(numbers, 12, classes)
+    expected = prefix_beam_search(scores, 7, fusion=AsFusion(search.fusion), **pruning)
+    found = search(torch.from_numpy(scores)[None])[0]
+    assert [tuple(h.tokens) for h in found] == [h.tokens for h in expected]
+    assert [h.score for h in found] == pytest.approx([h.score for h in expected], abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("dtype", "limit", "most"), [(torch.float32, 80, "80"), (torch.float64, 700, "700")]
 )
