@@ -84,6 +84,7 @@ BEAMS = (
 FRAMES = ("a_warp_of_prefixes", "many_classes_many_prefixes", "many_classes", "nucleus", "pruned")
 TIMES = (
     "results_in_segments",
+    "results_of_an_utterance_take_turns",
     "results_take_turns",
     "states_in_global_memory",
     "one_prefix",

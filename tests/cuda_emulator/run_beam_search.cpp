@@ -349,7 +349,7 @@ std::vector<Case> cases() {
   faults.logits = false;
   // so few frames that segments would take no less memory
   add("results_take_turns", 6, 4, 5, 4).align_bytes = 8000;
-  add("results_in_segments", 16, 2, 5, 4).align_bytes = 12000;
+  add("results_in_segments", 16, 2, 5, 4).align_bytes = 9000;
   add("results_of_an_utterance_take_turns", 16, 2, 5, 5).align_bytes = 5000;
   Case& global = add("states_in_global_memory", 12, 1, 5, 3);
   global.max_tokens = 1600;
