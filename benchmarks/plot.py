@@ -67,7 +67,7 @@ def draw(document: dict[str, Any], path: Path) -> bool:
 
 
 def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, bbox_inches="tight")
     plt.close(figure)
 
 
@@ -80,8 +80,8 @@ def _conditions(document: dict[str, Any]) -> str:
 
 
 def _draw_bars(document: dict[str, Any], rows: list[dict[str, Any]], path: Path) -> bool:
-    """One bar for each comparison of one thread, its target as a line across."""
-    rows = [row for row in rows if row.get("threads", 1) == 1]
+    """One bar for each comparison of one thread, its target a line across; no bars for costs."""
+    rows = [row for row in rows if row.get("threads", 1) == 1 and not row.get("is_cost")]
     if not rows:
         return False
     figure, axis = plt.subplots(figsize=(8.5, 1.2 + 0.28 * len(rows)))
@@ -105,7 +105,6 @@ def _draw_bars(document: dict[str, Any], rows: list[dict[str, Any]], path: Path)
     axis.set_xlabel("times as fast (log scale); the black lines are targets", fontsize=8)
     axis.set_title(_conditions(document), fontsize=9)
     axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
     _save(figure, path)
     return True
 

@@ -261,6 +261,11 @@ def test_other_suites_have_a_picture(tmp_path: Path, row: dict[str, Any]) -> Non
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_something_costs_is_not_drawn_as_how_many_times_as_fast(tmp_path: Path) -> None:
+    plot = pytest.importorskip("benchmarks.plot", reason="the picture needs fastctc[bench]")
+    assert not plot.draw(stored(BEAM_ROW | {"is_cost": True}), tmp_path / "run.png")
+
+
 def test_report_of_a_trial_run_judges_nothing() -> None:
     text = report.render(stored(sample_row(quick=True, ratio=1.0)))
     assert "the figures mean nothing" in text
