@@ -42,8 +42,8 @@ def check_options(
     blank: Any, from_logits: Any, batch_first: Any, on_impossible: Any
 ) -> AlignOptions:
     """Check the scalar arguments, except for what depends on the tensors."""
-    flag("from_logits", from_logits)
-    flag("batch_first", batch_first)
+    from_logits = flag("from_logits", from_logits)
+    batch_first = flag("batch_first", batch_first)
     if on_impossible not in ("raise", "mark"):
         raise ValueError(f"on_impossible must be 'raise' or 'mark', got {on_impossible!r}")
     if type(blank) is not int:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fastctc._arguments import real_number
-from fastctc._spelling import BOUNDARY, PIECE_MARK, Spelling, find_boundary, flatten
+from fastctc._spelling import BOUNDARY, PIECE_MARK, Spelling, check_classes, find_boundary, flatten
 from fastctc.lexicon import Lexicon
 from fastctc.lm import SPECIAL_WORDS, NGramModel, address_of, compiled
 
@@ -230,9 +230,7 @@ class Fusion:
         Raises:
             ValueError: a token is no class.
         """
-        for token in tokens:
-            if not 0 <= token < len(self.tokens):
-                raise ValueError(f"token {token} is none of the {len(self.tokens)} classes")
+        check_classes(tokens, len(self.tokens))
         array = np.asarray(tokens, np.int32)
         allowed, lm_score, word_score, hotword_score, spans = compiled().fusion_trace(
             self.address, array.ctypes.data, len(array)

@@ -47,6 +47,13 @@ def check_tokens(tokens: Any, name: str = "tokens") -> list[str]:
     return listed
 
 
+def check_classes(labels: Iterable[int], classes: int) -> None:
+    """Raise a ValueError for a label that is no class."""
+    for label in labels:
+        if not 0 <= label < classes:
+            raise ValueError(f"token {label} is none of the {classes} classes")
+
+
 def find_boundary(tokens: Sequence[str], blank: int, asked: str | None) -> str:
     """What stands between words: as asked for, or one of the usual ones; "" where words have none.
 

@@ -17,7 +17,7 @@ from fastctc._arguments import flag, number_in, whole_number_in
 from fastctc._checks import DTYPE_CODES
 from fastctc._decode import DecodedBatch
 from fastctc._fusion import Fusion, check_scores
-from fastctc._spelling import check_tokens, find_boundary
+from fastctc._spelling import check_classes, check_tokens, find_boundary
 from fastctc.lexicon import Lexicon
 from fastctc.lm import NGramModel
 
@@ -362,10 +362,7 @@ class CTCDecoder:
         if self._spells_words and self.fusion is not None:
             words = [word.text for word in self.fusion.trace(labels).words]
             return " ".join(words), words
-        classes = len(self._spelling)
-        for c in labels:
-            if not 0 <= c < classes:
-                raise ValueError(f"token {c} is none of the {classes} classes")
+        check_classes(labels, len(self._spelling))
         text = "".join([self._spelling[c] for c in labels]).strip()
         return text, text.split()
 

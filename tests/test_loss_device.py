@@ -30,18 +30,6 @@ HUGE = (-1, 2**31, 2**62, 2**63 - 1, -(2**63))
 
 
 @pytest.fixture
-def device() -> Iterator[torch.device]:
-    """Where the scores, the targets and the lengths are, out of the host's sight."""
-    if EMULATED:
-        with BACKENDS["cpu"].everything_on_device():
-            yield torch.device("cpu")
-    elif torch.cuda.is_available() and "cuda" in BACKENDS:
-        yield torch.device("cuda")
-    else:
-        pytest.skip("needs a CUDA device and a build for it, or the emulator")
-
-
-@pytest.fixture
 def validation() -> Iterator[None]:
     before = config.validate_device_inputs
     config.validate_device_inputs = True

@@ -50,9 +50,7 @@ HotwordView hotword_view(const TableAddress& table) {
 
 // No token adds more than this through hotwords: its symbols one by one, or what is lent and taken back at all of them
 // cancelled but for the last, so that besides it only whole phrases count.
-double most_of_hotwords(const TableAddress& table, int64_t symbols, int64_t boundaries) {
-  if (table.host == nullptr) return 0;
-  const auto header = table_header<HotwordsHeader>(table.host, TableKind::hotwords, "the hotwords");
+double most_of_hotwords(const HotwordsHeader& header, int64_t symbols, int64_t boundaries) {
   const double phrases = double(boundaries) * header.most_gain[0] + double(symbols - boundaries) * header.most_gain[1];
   return std::min(double(symbols) * header.largest_rise, header.most_held + phrases);
 }
@@ -86,6 +84,8 @@ FusionView make_fusion_view(const FusionParams& p) {
     f.end_bonus = std::max(0.0f, p.word_score);
     f.word_bonus = std::max(0.0f, unknown) + std::max(0.0f, scored);
   }
+  HotwordsHeader hotwords{};
+  if (p.hotwords.host) hotwords = table_header<HotwordsHeader>(p.hotwords.host, TableKind::hotwords, "the hotwords");
   f.one_symbol = 1;
   double largest = 0;
   for (int64_t c = 0; c < p.C; ++c) {
@@ -94,7 +94,7 @@ FusionView make_fusion_view(const FusionParams& p) {
     const int64_t boundaries = std::count(begin, end, kBoundarySymbol);
     // It ends as many words as it has boundaries, and shows one more to be unknown.
     const double words = double(boundaries) * f.end_bonus + (double(boundaries) + 1) * f.word_bonus;
-    largest = std::max(largest, words + most_of_hotwords(p.hotwords, end - begin, boundaries));
+    largest = std::max(largest, words + most_of_hotwords(hotwords, end - begin, boundaries));
     if (end - begin > 1) f.one_symbol = 0;
   }
   f.largest_bonus = static_cast<float>(largest * (1 + 1e-6));
