@@ -70,6 +70,7 @@ class Fusion:
     Attributes:
         words: what word numbers stand for: the lexicon's words, or those of the model.
         address: of the FusionView in host memory, as long as this object lives.
+        bonus_rows: address of its rows of bonuses, likewise; 0 where it has none.
 
     Raises:
         ValueError: an argument is out of range or does not fit the tokens; the message says which.
@@ -121,6 +122,7 @@ class Fusion:
         weight = float(lm_weight) if lm else 0.0
         unknown_score = real_number("unknown_score", unknown_score)
         self._scores = (unit, weight, float(word_score), unknown_score)
+        self._blank = blank
         self._set_view()
 
     def _unit(self, lm: NGramModel, asked: str | None, boundary: str, blank: int) -> int:
@@ -191,14 +193,15 @@ class Fusion:
         tables = (self._ngram, self._lexicon, self._hotwords, self._token_table)
         addresses = [address_of(table) if table else 0 for table in tables]
         self._host = addresses
-        self._view = self._make_view(addresses)
+        self._view = compiled().fusion_view(self._params(addresses))
         self.address = address_of(self._view)
+        self._bonus_rows = compiled().make_bonus_rows(self._params(addresses), self._blank)
+        self.bonus_rows = address_of(self._bonus_rows) if self._bonus_rows else 0
         self._on_device: dict[torch.device, tuple[bytes, list[torch.Tensor]]] = {}
 
-    def _make_view(self, addresses: Sequence[int]) -> bytes:
-        pairs = list(zip(self._host, addresses, strict=True))
-        view: bytes = compiled().fusion_view(*pairs, len(self.tokens), *self._scores)
-        return view
+    def _params(self, addresses: Sequence[int]) -> Any:
+        pairs = zip(self._host, addresses, strict=True)
+        return compiled().FusionParams(*pairs, len(self.tokens), *self._scores)
 
     def view_on(self, device: torch.device) -> bytes:
         """The FusionView for kernels on a device, where the tables are copied at the first call."""
@@ -209,8 +212,9 @@ class Fusion:
                 for table in tables
             ]
             addresses = [copy.data_ptr() if len(copy) else 0 for copy in copies]
+            view = compiled().fusion_view(self._params(addresses))
             # another thread may have been quicker, and kernels may be reading its copies
-            self._on_device.setdefault(device, (self._make_view(addresses), copies))
+            self._on_device.setdefault(device, (view, copies))
         view, copies = self._on_device[device]
         if device.type == "cuda":
             # made on another stream, perhaps; this one may still read them when they are let go of
@@ -257,7 +261,8 @@ class Fusion:
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        for name in ("_host", "_view", "_on_device", "address"):
+        made = ("_host", "_view", "address", "_bonus_rows", "bonus_rows", "_on_device")
+        for name in made:
             del state[name]
         return state
 

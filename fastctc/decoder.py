@@ -252,6 +252,7 @@ class CTCDecoder:
                 timesteps=self.timesteps,
                 confidence=self.confidence,
                 fusion=0 if self.fusion is None else self.fusion.address,
+                bonus_rows=0 if self.fusion is None else self.fusion.bonus_rows,
             )
             for from_logits in (False, True)
         }

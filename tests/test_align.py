@@ -255,6 +255,101 @@ def test_rows_without_a_path_are_marked(cpu_target: str) -> None:
         assert torch.equal(paths[n], align(good)[0][n])
 
 
+def agreeing_case(surprises: int, *, labels: int = 90, dtype: torch.dtype = torch.float32) -> Case:
+    """Two utterances that a model is sure of, but for labels in the text that it has not heard.
+
+    Each of these costs about 12 nats. What is 40 nats or 200 from the best is left out at first.
+    """
+    case = make_case(430, 5 * labels, 2, 31, labels, dtype=torch.float64, ragged=False)
+    scores = torch.randn(case.scores.shape, generator=torch.Generator().manual_seed(431))
+    scores = scores.double()
+    scores[..., case.blank] += 8
+    for n in range(2):
+        for i, label in enumerate(case.targets[n].tolist()):
+            scores[2 + 5 * i, n, label] += 14
+    changed = torch.linspace(3, labels - 4, surprises).long()
+    case.targets[:, changed] = case.targets[:, changed] % 30 + 1
+    return case.with_scores(scores.log_softmax(-1).to(dtype))
+
+
+@pytest.mark.parametrize("surprises", [0, 2, 3, 8, 16, 40])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_states_are_left_out_that_are_on_no_best_path(
+    cpu_target: str, surprises: int, dtype: torch.dtype
+) -> None:
+    case = agreeing_case(surprises, dtype=dtype)
+    assert_same(case, align(case))
+    assert_same(case, align(case, from_logits=True), from_logits=True)
+
+
+def test_states_are_left_out_between_checkpoints_too(
+    cpu_target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fastctc.config, "max_workspace_mb", 1)
+    for surprises in (0, 9, 300):
+        case = agreeing_case(surprises, labels=1000)
+        assert_same(case, align(case))
+
+
+def walks(frames: int, labels: int, *paths: tuple[int, list[float]]) -> tuple[torch.Tensor, ...]:
+    """Scores of labels 1, 2, ... that leave but some paths, and the targets.
+
+    A path waits at the first label until a frame, goes on by a label a frame, and waits at the
+    last. It loses what its list says, frame by frame. Every frame's largest score is -1.5.
+    """
+    scores = torch.full((frames, labels + 1), -1001.5)
+    for start, losses in paths:
+        for t, loss in enumerate(losses):
+            label = min(max(1, t - start + 1), labels)
+            scores[t, label] = max(float(scores[t, label]), -1.5 - loss)
+    return scores, torch.arange(1, labels + 1)
+
+
+def lost(frames: int, first: int, end: int, loss: float) -> list[float]:
+    return [loss if first <= t < end else 0.0 for t in range(frames)]
+
+
+@pytest.mark.parametrize("loss", [4.0, 10.0, 45.0])
+def test_a_path_that_loses_late_does_not_hide_a_better_one(cpu_target: str, loss: float) -> None:
+    """One loses early, far from the other, which loses a little more in the last frame alone."""
+    frames, labels = 90, 35
+    early = (0, lost(frames, 12, 17, loss))
+    scores, target = walks(frames, labels, early, (frames - labels, [0.0] * frames))
+    # the late one has to be on the last label; the early one may be on the blank after it
+    scores[-1] = torch.tensor([-1.5, *[-1001.5] * (labels - 2), -1.5, -1.5 - 5 * loss - 2])
+    path, _ = forced_align(scores, target)
+    assert path[:-1].tolist() == [min(t + 1, labels) for t in range(frames - 1)]
+    assert path[-1] == 0
+
+
+def test_what_was_left_out_does_not_come_back(cpu_target: str) -> None:
+    """One runs ahead and loses all there; the other comes by later."""
+    frames, labels = 120, 60
+    ahead = lost(frames, 40, frames, 50)
+    scores, target = walks(frames, labels, (0, ahead), (frames - labels, [0.0] * frames))
+    scores[85:, 0] = -1.5  # where the one ahead was, something could go on from here
+    path, _ = forced_align(scores, target)
+    assert path.tolist() == [max(1, t - frames + labels + 1) for t in range(frames)]
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e4, 1e12])
+def test_scores_of_any_size_have_their_best_path(cpu_target: str, scale: float) -> None:
+    case = agreeing_case(3, dtype=torch.float64)
+    case = case.with_scores(case.scores * scale + scale)
+    assert_same(case, align(case))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_no_number_is_found_off_the_best_path(cpu_target: str, value: float) -> None:
+    case = agreeing_case(0)
+    frame = len(case.scores) // 2
+    label = int(case.targets[0, 20])  # far from where the path is in the middle, and yet in reach
+    case.scores[frame, 0, label] = value
+    assert_same(case, align(case))
+    assert torch.all(align(case)[0][0] == -1)
+    assert torch.all(align(case)[0][1] >= 0)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_no_path_reads_may_be_anything(cpu_target: str, value: float) -> None:
     scores = torch.zeros(4, 6)

@@ -180,6 +180,84 @@ def test_long_utterances_meet_more_states_than_are_kept() -> None:
     assert best.score == pytest.approx(expected.score, abs=1e-4)
 
 
+LETTERS = [
+    " ",
+    "a",
+    "-",
+    "b",
+    "c",
+    "d",
+    "'",
+]  # one symbol each, so that a state's bonuses are a sum
+LETTER_MODEL = {
+    "lm": model([characters(" ".join(text)) for text in TEXTS], 3),
+    "lm_unit": "token",
+    "lm_weight": 0.8,
+}
+LETTER_OPTIONS: dict[str, dict[str, Any]] = {
+    "model": LETTER_MODEL,
+    "model, word score": LETTER_MODEL | {"word_score": 0.7},
+    "hotwords": {"hotwords": {"cab": 3.0, "ab a": 2.0, "b": -1.0}},
+    "hotwords, word score": {"hotwords": {"cab": 3.0, "ab a": 2.0}, "word_score": -0.6},
+    "word score": {"word_score": 1.1},
+    "all": LETTER_MODEL | {"hotwords": {"cab": 3.0, "ab a": 2.0, "d": 0.5}, "word_score": 0.9},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", LETTER_OPTIONS)
+def test_rows_of_bonuses(name: str, dtype: torch.dtype, cpu_target: str) -> None:
+    numbers = np.random.default_rng(11)
+    for frames, beam, pruning in [(9, 5, {}), (14, 12, {"top_k": 4}), (20, 35, {"top_p": 0.95})]:
+        search = CTCDecoder(
+            LETTERS, blank=2, beam_size=beam, nbest=beam, timesteps=False, confidence=False,
+            **LETTER_OPTIONS[name], **pruning,
+        )  # fmt: skip
+        assert search.fusion is not None
+        assert search.fusion.bonus_rows
+        scores = torch.from_numpy(cases.random_log_probs(numbers, frames, len(LETTERS), 1.5))
+        scores = scores.to(dtype)
+        fusion = AsFusion(search.fusion)
+        expected = prefix_beam_search(
+            scores.double().numpy(), beam, blank=2, fusion=fusion, **pruning
+        )
+        found = search(scores[None])[0]
+        assert {tuple(h.tokens) for h in found} == {h.tokens for h in expected}
+        wanted = {h.tokens: h for h in expected}
+        for h in found:
+            assert h.score == pytest.approx(wanted[tuple(h.tokens)].score, abs=1e-4)
+            assert h.lm_score == pytest.approx(wanted[tuple(h.tokens)].lm_score, abs=1e-5)
+
+
+def many_phrases(letters: int) -> list[str]:
+    """Of as many nodes as there are letters in all, nearly."""
+    numbers = np.random.default_rng(12)
+    return ["".join(word) for word in numbers.choice(list("abcdefgh"), (letters // 12, 12))]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "options"),
+    [
+        pytest.param(["-", *map(chr, range(97, 161))], {"word_boundary": ""}, id="65 classes"),
+        pytest.param(["-", *"abcdefgh"], {"hotwords": many_phrases(900_000)}, id="over 32 MiB"),
+        pytest.param(["-", *"abcd", "ab"], {}, id="two symbols"),
+    ],
+)
+def test_what_has_no_rows_is_decoded_alike(tokens: list[str], options: dict[str, Any]) -> None:
+    phrases = {"ab": 2.0, "cab": 1.0, "b": -1.0}
+    search = CTCDecoder(
+        tokens, beam_size=9, nbest=9, timesteps=False, confidence=False,
+        **{"hotwords": phrases, "hotword_weight": 1.5} | options,
+    )  # fmt: skip
+    assert search.fusion is not None
+    assert not search.fusion.bonus_rows
+    scores = cases.random_log_probs(np.random.default_rng(13), 16, len(tokens), 1.5)
+    expected = prefix_beam_search(scores, 9, fusion=AsFusion(search.fusion))
+    found = search(torch.from_numpy(scores)[None])[0]
+    assert [tuple(h.tokens) for h in found] == [h.tokens for h in expected]
+    assert [h.score for h in found] == pytest.approx([h.score for h in expected], abs=1e-5)
+
+
 @pytest.mark.parametrize("pruning", [{}, {"top_k": 9}, {"top_p": 0.9}], ids=str)
 @pytest.mark.parametrize("classes", [15, 16, 17, 31, 33, 63, 64, 65])
 def test_classes_that_fill_no_vector(

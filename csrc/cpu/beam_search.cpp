@@ -58,6 +58,12 @@ BeamState new_state(const BeamSearchOptions& o, DType dtype, const BeamFusion* f
   return state;
 }
 
+// Where `count` more go.
+double* extend(std::vector<double>& numbers, int64_t count) {
+  numbers.resize(numbers.size() + size_t(count));
+  return numbers.data() + numbers.size() - size_t(count);
+}
+
 // What one token adds is a factor of a scaled mass in the search.
 void refuse_bonus(double bonus, bool wide) {
   char text[200];
@@ -77,11 +83,11 @@ struct BeamSearch::Impl {
   Workspace workspace;
   Workspace trie_memory;
   const bool timesteps, confidence;
-  std::vector<double> log_normalisers;
+  std::vector<double> largest, log_normalisers;
 
   Impl(const BeamSearchOptions& options, DType dtype)
       : kernels(beam_kernels()),
-        fusion(options.fusion ? beam_fusion(*options.fusion) : BeamFusion{}),
+        fusion(options.fusion ? beam_fusion(*options.fusion, options.bonus_rows) : BeamFusion{}),
         state(new_state(options, dtype, options.fusion ? &fusion : nullptr)),
         workspace(take_one(kernels.workspace_bytes(state))),
         trie_memory(take_one(trie_bytes(16 * options.beam_size + 512))),
@@ -127,17 +133,16 @@ BeamSearch::~BeamSearch() = default;
 
 void BeamSearch::restart() {
   impl_->kernels.start(impl_->state);
+  impl_->largest.clear();
   impl_->log_normalisers.clear();
 }
 
 void BeamSearch::advance(const void* scores, int64_t stride, int64_t frames) {
   const int64_t bytes = stride * size_of(static_cast<DType>(impl_->state.dtype));
   const char* rows = static_cast<const char*>(scores);
-  if (impl_->confidence && impl_->state.options.from_logits) {
-    std::vector<double>& kept = impl_->log_normalisers;
-    kept.resize(kept.size() + size_t(frames));
-    impl_->state.log_normalisers = kept.data() + kept.size() - size_t(frames);
-  }
+  if (impl_->timesteps) impl_->state.largest = extend(impl_->largest, frames);
+  if (impl_->confidence && impl_->state.options.from_logits)
+    impl_->state.log_normalisers = extend(impl_->log_normalisers, frames);
   for (;;) {
     int64_t taken;
     {
@@ -146,6 +151,7 @@ void BeamSearch::advance(const void* scores, int64_t stride, int64_t frames) {
     }
     rows += taken * bytes;
     frames -= taken;
+    if (impl_->state.largest) impl_->state.largest += taken;
     if (impl_->state.log_normalisers) impl_->state.log_normalisers += taken;
     if (impl_->state.excessive_bonus > 0)
       refuse_bonus(impl_->state.excessive_bonus, impl_->state.dtype == int(DType::float64));
@@ -172,6 +178,7 @@ void BeamSearch::align(const void* scores, int64_t stride, int64_t frames, BeamR
                                 frames,
                                 o.C,
                                 o.blank,
+                                impl_->largest.data(),
                                 o.from_logits && impl_->confidence ? impl_->log_normalisers.data() : nullptr};
   for (BeamResult& result : results) align_result(emissions, impl_->confidence, result);
 }

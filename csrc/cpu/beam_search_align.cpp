@@ -55,6 +55,7 @@ class Aligner {
     u.S = int64_t(labels_.size());
     u.blank = e_.blank;
     u.nan_is_impossible = true;
+    u.largest = e_.largest;
     u.back_bytes = int64_t(1) << 30;
     u.path = path.data();
     u.path_scores = path_scores.data();

@@ -11,6 +11,7 @@ struct BeamEmissions {
   int64_t stride;  // in elements
   int64_t frames, C;
   int64_t blank;
+  const double* largest;          // of each frame the largest score
   const double* log_normalisers;  // one for each frame, of logits; null: the scores are log-probabilities
 };
 

@@ -91,9 +91,25 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
     for (int64_t i = 0; i < n * W; i += W) {
       tighten_now_and_then();
       const F most = S::load(totals + i) * y * S::load(outlook + i);
-      for (uint32_t bits = Sets::not_below(most, S::set1(bound)); bits; bits &= bits - 1)
-        extend_slot(i + lowest_bit(bits));
+      int found = 0, slots[W];
+      uint64_t classes[W];
+      for (uint32_t bits = Sets::not_below(most, S::set1(bound)); bits; bits &= bits - 1) {
+        slots[found] = (int)i + lowest_bit(bits);
+        classes[found] = classes_reaching(slots[found]);
+        found += classes[found] != 0;
+      }
+      for (int k = 0; k < found; ++k) extend_slot(slots[k], classes[k]);
     }
+  }
+
+  // Those with which a prefix makes a new one that could enter.
+  uint64_t classes_reaching(int64_t slot) const {
+    const Scalar* const row = priced + prices[slot];
+    const F all = S::set1(total(now())[slot]), least = S::set1(bound);
+    uint64_t reaching = 0;
+    for (int64_t c = 0; c < options.C; c += W)
+      reaching |= (uint64_t)Sets::not_below(all * S::load(token_y + c) * S::load(row + c), least) << c;
+    return reaching & ~children[slot];
   }
 
   Scalar highest_class() const {
@@ -102,14 +118,10 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
     return S::largest(most);
   }
 
-  void extend_slot(int64_t slot) {
+  void extend_slot(int64_t slot, uint64_t classes) {
     const Scalar* const row = priced + prices[slot];
-    const F all = S::set1(total(now())[slot]), least = S::set1(bound);
-    uint64_t reaching = 0;
-    for (int64_t c = 0; c < options.C; c += W)
-      reaching |= (uint64_t)Sets::not_below(all * S::load(token_y + c) * S::load(row + c), least) << c;
-    for (reaching &= ~children[slot]; reaching; reaching &= reaching - 1) {
-      const int c = lowest_bit(reaching);
+    for (; classes; classes &= classes - 1) {
+      const int c = lowest_bit(classes);
       const bool same = c == last[slot];  // only what ends in a blank goes on to the same token again
       const Scalar x = (same ? blank_mass(now()) : total(now()))[slot] * token_y[c];
       if (!(x * row[c] >= bound)) continue;
@@ -143,7 +155,7 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
       uint32_t bits = Sets::not_below(fused ? x * S::load(outlook + i) : x, least);
       if (!bits) continue;
       if (fused && this->rows_are_whole()) {
-        bits = without_child(bits, c, i);
+        bits &= Sets::without_bit(children + i, (int)c);
       } else {
         if (!marked) mark_children(c);
         marked = true;
@@ -167,15 +179,6 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
       }
       note(x, bits, Sets::count_from((Int)(k * width + i)));
     }
-  }
-
-  uint32_t without_child(uint32_t lanes, Int c, int64_t slot) const {
-    uint32_t left = 0;
-    for (uint32_t rest = lanes; rest; rest &= rest - 1) {
-      const int i = lowest_bit(rest);
-      left |= (uint32_t)(~children[slot + i] >> c & 1) << i;
-    }
-    return left;
   }
 
   // It raises the bound most, and spares the others.

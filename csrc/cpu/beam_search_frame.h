@@ -170,10 +170,10 @@ struct BeamFrame : BeamLayout<S> {
 
   // What each class gives at most in a state, as factors; returns the largest.
   Scalar bound_each_class(const int32_t* fusion_state_of_it, Scalar* factors) {
-    float bonuses[Layout::kMostColumns];
-    options.fusion->largest_bonuses(options.fusion->self, fusion_state_of_it, (int32_t)options.C, bonuses);
-    bonuses[options.blank] = -(float)infinity();
-    for (int64_t c = 0; c < columns; ++c) factors[c] = c < options.C ? (Scalar)bonuses[c] : -(Scalar)infinity();
+    if (exact_rows())
+      add_rows(fusion_state_of_it, factors);
+    else
+      find_largest_bonuses(fusion_state_of_it, factors);
     F most = S::set1(0);
     for (int64_t c = 0; c < columns; c += W) {
       const F x = exp_value<S>(S::load(factors + c));
@@ -183,13 +183,29 @@ struct BeamFrame : BeamLayout<S> {
     return S::largest(most);
   }
 
+  void add_rows(const int32_t* fusion_state_of_it, Scalar* bonuses) {
+    const fastctc::BonusRows& r = options.fusion->rows;
+    const float* const ngram = r.ngram + r.ngram_stride * fusion_state_of_it[0];
+    const float* const symbols = r.symbols + r.symbols_stride * fusion_state_of_it[2];
+    for (int64_t c = 0; c < columns; ++c) bonuses[c] = (Scalar)(ngram[c] + symbols[c]);
+    if (fusion_state_of_it[1] == 0)
+      for (int32_t i = 0; i < r.boundary_count; ++i) bonuses[r.boundaries[i]] = (Scalar)ngram[r.boundaries[i]];
+  }
+
+  void find_largest_bonuses(const int32_t* fusion_state_of_it, Scalar* bonuses) {
+    float largest[Layout::kMostColumns];
+    options.fusion->largest_bonuses(options.fusion->self, fusion_state_of_it, (int32_t)options.C, largest);
+    largest[options.blank] = -(float)infinity();
+    for (int64_t c = 0; c < columns; ++c) bonuses[c] = c < options.C ? (Scalar)largest[c] : -(Scalar)infinity();
+  }
+
   void use_row(int64_t slot, int64_t row) {
     ++row_users[row];
     prices[slot] = (Int)(row * columns);
     outlook[slot] = row_outlook[row];
   }
   bool rows_are_whole() const { return options.C <= columns; }
-  bool exact_rows() const { return rows_are_whole() && options.fusion->exact; }
+  bool exact_rows() const { return options.fusion->rows.ngram != nullptr; }
 
   bool same_state(const int32_t* a, const int32_t* b) const {
     for (int i = 0; i < BeamFusion::kStateInts; ++i)

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "cpu/table_block.h"
+
 namespace fastctc {
 namespace {
 
@@ -38,44 +40,22 @@ void largest_bonuses(const void* self, const int32_t* ints, int32_t classes, flo
   }
 }
 
-// Each token's bonus is a look-up.
-bool has_steps(const FusionView& f) {
-  const bool ngram = f.unit == NGramUnit::none || (f.unit == NGramUnit::token && f.ngram.steps != nullptr);
-  const bool hotwords = f.hotwords.nodes == nullptr || f.hotwords.steps != nullptr;
-  return ngram && hotwords && f.lexicon.nodes == nullptr && f.one_symbol;
-}
-
-// fusion_extend's sums, of all tokens at once.
-void step_bonuses(const void* self, const int32_t* ints, int32_t classes, float* bonuses) {
-  const FusionView& f = view_of(self);
-  const FusionState state = state_of(ints);
-  const NGramStep* const ngram =
-      f.unit == NGramUnit::token ? f.ngram.steps + static_cast<int64_t>(state.ngram) * f.ngram.words : nullptr;
-  const float weight = f.ngram_weight, word_score = f.word_score;
-  const bool in_word = state.word != kEmptyWord;
-  const int32_t symbols = f.hotwords.symbols;
-  const HotwordStep* const steps = f.hotwords.steps + static_cast<int64_t>(state.hotword) * symbols;
-  const float elsewhere = f.hotwords.nodes != nullptr ? -f.hotwords.extra[state.hotword].held : 0.0f;
-  for (int32_t token = 0; token < classes; ++token) {
-    float bonus = ngram != nullptr ? weight * ngram[f.token_words[token]].score : 0.0f;
-    const int32_t at = f.first_symbol[token];
-    if (at < f.first_symbol[token + 1]) {
-      const int32_t symbol = f.symbols[at];
-      const bool boundary = symbol == kBoundarySymbol;
-      if (boundary && in_word) bonus += word_score;
-      if (!boundary || in_word) bonus += symbol < symbols ? steps[symbol].bonus : elsewhere;
-    }
-    bonuses[token] = bonus;
-  }
-}
-
 double finish(const void* self, const int32_t* ints) { return fusion_finish(view_of(self), state_of(ints)); }
 
 }  // namespace
 
-BeamFusion beam_fusion(const FusionView& view) {
-  const bool exact = has_steps(view);
-  return {&view, start, extend, largest_bonus, exact ? step_bonuses : largest_bonuses, exact, finish};
+BeamFusion beam_fusion(const FusionView& view, const void* bonus_rows) {
+  BonusRows rows{};
+  if (bonus_rows != nullptr) {
+    const auto h = table_header<BonusRowsHeader>(bonus_rows, TableKind::bonus_rows, "the rows of bonuses");
+    rows.ngram = table_array<float>(bonus_rows, h.ngram_at);
+    rows.symbols = table_array<float>(bonus_rows, h.symbols_at);
+    rows.ngram_stride = h.ngram_rows > 1 ? h.columns : 0;
+    rows.symbols_stride = h.symbol_rows > 1 ? h.columns : 0;
+    rows.boundaries = table_array<int32_t>(bonus_rows, h.boundaries_at);
+    rows.boundary_count = h.boundaries;
+  }
+  return {&view, start, extend, largest_bonus, largest_bonuses, rows, finish};
 }
 
 }  // namespace fastctc

@@ -6,7 +6,7 @@
 
 namespace fastctc {
 
-// Calls into `view`, which must live as long.
-BeamFusion beam_fusion(const FusionView& view);
+// Calls into `view`, and reads what make_bonus_rows has made of it (null: nothing); both must live as long.
+BeamFusion beam_fusion(const FusionView& view, const void* bonus_rows);
 
 }  // namespace fastctc

@@ -5,9 +5,19 @@
 
 namespace fastctc {
 
+// What each class adds to any state: the sum of two rows, that of the state's n-gram node and that of its hotword node.
+// Where no word is open, a boundary between words adds what the former says. Rows go on to the end of a vector, and the
+// former are -inf at the blank and past C.
+struct BonusRows {
+  const float *ngram, *symbols;          // null: there are no rows
+  int64_t ngram_stride, symbols_stride;  // from node to node
+  const int32_t* boundaries;             // so many classes
+  int32_t boundary_count;
+};
+
 // Rewards or forbids prefixes, through functions of a baseline translation unit. A prefix's state is so many int32.
 struct BeamFusion {
-  static constexpr int kStateInts = 3;
+  static constexpr int kStateInts = 3;  // n-gram node, open word or 0, hotword node
 
   const void* self;
   void (*start)(const void* self, int32_t* state);
@@ -16,7 +26,7 @@ struct BeamFusion {
   // What one more token adds at most: any, and each of those below `classes`.
   double (*largest_bonus)(const void* self, const int32_t* state);
   void (*largest_bonuses)(const void* self, const int32_t* state, int32_t classes, float* bonuses);
-  bool exact;  // each of those does add what largest_bonuses says
+  BonusRows rows;
   double (*finish)(const void* self, const int32_t* state);
 };
 
@@ -59,7 +69,9 @@ struct BeamState {
   int current;             // which of the two sets of masses is valid
   double excessive_bonus;  // of one token, above what the sums can hold: the search has stopped; else 0
 
-  double* log_normalisers;  // of logits: advance() writes the frames' here, unless null
+  // advance() writes the frames' here, unless null
+  double* largest;          // scores
+  double* log_normalisers;  // of logits
 };
 
 struct BeamKernels {

@@ -97,6 +97,7 @@ struct BeamRun : BeamExtensions<S, X, fused> {
         if (2 * (state.trie.count + options.beam_size) > state.trie.capacity) return t;
       }
       read(rows + t * stride, base[k]);
+      if (state.largest) state.largest[t] = (double)top;
       const double normaliser = options.from_logits ? precise_sum(base[k], sum[k], tail[k]) : 1;
       if (state.log_normalisers) state.log_normalisers[t] = (double)top + FASTCTC_MATH(log)(normaliser);
       take(normaliser);

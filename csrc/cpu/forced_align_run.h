@@ -9,6 +9,11 @@
 // pairs.
 //
 // Logits are taken as they are: what a log-softmax takes off a frame it takes off all paths alike.
+//
+// No path gains more in a frame than the frame's largest score. So a state that has lost more to the sum of those than
+// the best path will in the end is on no best path, and where a trained model agrees with the labels few states have
+// not. Such states are left out, groups of them, on a guess of how much the best path loses: once it is found the guess
+// is known to be right, or is replaced.
 #pragma once
 
 #include "forced_align_kernel.h"
@@ -21,6 +26,8 @@ using fastctc::AlignUtterance;
 
 constexpr int64_t kGroup = 8;       // pairs whose back-pointers share bytes
 constexpr int64_t kGroupBytes = 2;  // l_i > b_i; q_(i-1) > l_i
+constexpr double kLosses[] = {40, 200};  // guesses, in nats: one group of labels or two at a time, and several
+constexpr int64_t kFewestGroups = 4;     // of fewer there is little to leave out
 constexpr int kImpossible = 1, kNotANumber = 2;
 
 // W scalars to doubles
@@ -56,9 +63,13 @@ struct Alignment {
   double* state;
   double* saved;            // (segments - 1, 2 * width)
   uint8_t* back;            // (segment_frames, row_bytes)
+  double* ceiling;          // sum of the largest scores of all frames up to each
   double* normaliser;       // logits only: the log of each frame's softmax sum
   Scalar* wide_row;         // float16 only: a whole frame, where that is less work than converting label by label
   bool suspicious = false;  // a score that was looked at is NaN or +inf
+
+  double loss = 0;                // states that have lost more are left out
+  int64_t live_first, live_end;   // pairs, whole groups of them, outside of which all states are -inf
 
   explicit Alignment(AlignUtterance& utterance) : u(utterance) {}
 
@@ -80,6 +91,7 @@ struct Alignment {
     state = carve.take<double>(2 * width);
     saved = carve.take<double>((segments() - 1) * 2 * width);
     back = carve.take<uint8_t>(segment_frames * row_bytes);
+    ceiling = carve.take<double>(u.T);
     normaliser = u.from_logits ? carve.take<double>(u.T) : nullptr;
     const bool whole_rows = IsFloat16<X>::value && u.C <= 16 * width;
     wide_row = whole_rows ? carve.take<Scalar>(at_least(u.C, S::W)) : nullptr;
@@ -93,6 +105,9 @@ struct Alignment {
       state[i] = state[width + i] = -infinity();
     }
     state[0] = 0;
+    live_first = 0;
+    live_end = kGroup;
+    suspicious = false;
   }
 
   // Whether label i may be followed by the next one at once.
@@ -106,7 +121,7 @@ struct Alignment {
   int64_t end_pair(int64_t t) const { return at_most(u.S, t + 1) / kGroup * kGroup + kGroup; }
 
   // One frame whose scores are at `scores`. What is no number counts as -inf until a closer look is taken.
-  template <bool keep, class Y>
+  template <bool keep, bool bounded, class Y>
   FASTCTC_INLINE_MEMBER void step(const Y* scores, int64_t t, uint8_t* pointers) {
     const F limit = SD::set1(infinity()), dead = SD::set1(-infinity());
     double y_blank = (double)to_scalar(scores[u.blank]);
@@ -114,12 +129,15 @@ struct Alignment {
     const F blank_score = SD::set1(y_blank);
     double* const blanks = state;
     double* const labels = state + width;
-    const int64_t first = first_pair(t), end = end_pair(t);
+    int64_t first = first_pair(t), end = end_pair(t);
+    if (bounded) first = at_least(first, live_first), end = at_most(end, live_end + kGroup);
+    const F floor = SD::set1(bounded ? ceiling[t] - loss : 0);
+    live_first = end, live_end = first;
     F q_below = dead;
     if (first)
       q_below = SD::at_least(SD::load(labels + first - W) + SD::load(bar + first - W), SD::load(blanks + first - W));
     for (int64_t g = first; g < end; g += kGroup) {
-      unsigned from_label = 0, moved = 0;
+      unsigned from_label = 0, moved = 0, dead_lanes = 0;
       for (int v = 0; v < kGroup; v += W) {
         const int64_t i = g + v;
         decltype(to_scalar(*scores)) gathered[W];
@@ -135,9 +153,19 @@ struct Alignment {
           from_label |= SD::less_bits(b, l) << v;
           moved |= SD::less_bits(l, before) << v;
         }
-        SD::store(blanks + i, SD::at_least(l, b) + blank_score);
-        SD::store(labels + i, SD::at_least(before, l) + y);
+        const F on_blank = SD::at_least(l, b) + blank_score, on_label = SD::at_least(before, l) + y;
+        SD::store(blanks + i, on_blank);
+        SD::store(labels + i, on_label);
+        if constexpr (bounded) dead_lanes += SD::less_bits(SD::at_least(on_blank, on_label), floor) == (1u << W) - 1;
         q_below = q;
+      }
+      if constexpr (bounded) {
+        if (dead_lanes * W == kGroup) {
+          for (int v = 0; v < kGroup; v += W) SD::store(blanks + g + v, dead), SD::store(labels + g + v, dead);
+        } else {
+          live_first = at_most(live_first, g);
+          live_end = g + kGroup;
+        }
       }
       if constexpr (keep) {
         uint8_t* const at = pointers + g / kGroup * kGroupBytes;
@@ -147,15 +175,15 @@ struct Alignment {
     }
   }
 
-  template <bool keep>
+  template <bool keep, bool bounded>
   void frames(int64_t first, int64_t end) {
-    for (int64_t t = first; t < end; ++t) {
+    for (int64_t t = first; t < end && (!bounded || live_first < live_end); ++t) {
       uint8_t* const pointers = back + (t - first) * row_bytes;
       if (wide_row) {
         for_each_vector<S>(row(t), u.C, [&](int64_t c, typename S::F x, int64_t) { S::store(wide_row + c, x); });
-        step<keep>(wide_row, t, pointers);
+        step<keep, bounded>(wide_row, t, pointers);
       } else {
-        step<keep>(row(t), t, pointers);
+        step<keep, bounded>(row(t), t, pointers);
       }
     }
   }
@@ -167,6 +195,7 @@ struct Alignment {
       Scalar base[S::W], sum[S::W], tail[S::W];
       softmax_sums<S>(row(t), u.scores_stride, count, u.C, base, sum, tail);
       for (int64_t i = 0; i < count; ++i) {
+        ceiling[t + i] = base[i];
         normaliser[t + i] = base[i] + FASTCTC_MATH(log)(precise_sum(base[i], sum[i], tail[i]));
         if (normaliser[t + i] != normaliser[t + i]) return false;
       }
@@ -191,34 +220,78 @@ struct Alignment {
 
   void checkpoint(double* to, const double* from) const { FASTCTC_COPY(to, from, 2 * width * sizeof *to); }
 
-  void run() {
-    lay_out(u.workspace);
-    start();
-    if (u.from_logits && !normalise()) {
-      u.fault = kNotANumber;
-      return;
+  void restore(const double* from) {
+    checkpoint(state, from);
+    const auto is_dead = [&](int64_t g) {
+      for (int64_t i = g; i < g + kGroup; ++i)
+        if (state[i] > -infinity() || state[width + i] > -infinity()) return false;
+      return true;
+    };
+    live_first = 0, live_end = width;
+    while (live_first < live_end && is_dead(live_first)) live_first += kGroup;
+    while (live_first < live_end && is_dead(live_end - kGroup)) live_end -= kGroup;
+  }
+
+  // The largest scores of all frames, and whether they bound all scores that a path can read: where there is a NaN or a
+  // +inf among them they do not.
+  bool find_largest() {
+    if (u.largest) {
+      FASTCTC_COPY(ceiling, u.largest, u.T * sizeof *ceiling);
+      return true;
     }
+    if (u.from_logits) return true;  // normalise() has found them
+    if (u.C > 4 * width) return false;
+    const typename S::F limit = S::set1((Scalar)infinity());
+    for (int64_t t = 0; t < u.T; ++t) {
+      typename S::F most = S::set1(-(Scalar)infinity());
+      unsigned numbers = (1u << S::W) - 1;
+      for_each_vector<S>(row(t), u.C, [&](int64_t, typename S::F x, int64_t) {
+        most = S::at_least(x, most);
+        numbers &= S::less_bits(x, limit);
+      });
+      if (numbers != (1u << S::W) - 1) return false;
+      ceiling[t] = S::largest(most);
+    }
+    return true;
+  }
+
+  // Whether states can be left out. Sums of the frames' largest scores are then in `ceiling`, and off by no more than
+  // `rounding`, as all paths' are that matter.
+  bool find_ceiling(double* rounding) {
+    if (width < kFewestGroups * kGroup || !find_largest()) return false;
+    double sum = 0, largest = 0;
+    for (int64_t t = 0; t < u.T; ++t) {
+      ceiling[t] = sum += ceiling[t];
+      largest = at_least(largest, sum < 0 ? -sum : sum);
+    }
+    *rounding = 4e-16 * (double)u.T * (largest + kLosses[1]);
+    return *rounding < 1;  // not where they are infinite, or no numbers
+  }
+
+  bool ends_on_label() const { return !(state[u.S] > state[width + u.S]); }
+  double best_score() const { return state[ends_on_label() ? width + u.S : u.S]; }
+
+  template <bool bounded>
+  void forward() {
+    start();
     const int64_t last = segments() - 1;
     for (int64_t s = 0; s < last; ++s) {
       checkpoint(saved + s * 2 * width, state);
-      frames<false>(s * segment_frames, (s + 1) * segment_frames);
+      frames<false, bounded>(s * segment_frames, (s + 1) * segment_frames);
     }
-    frames<true>(last * segment_frames, u.T);
-    if (suspicious && !u.nan_is_impossible && reads_nan()) {
-      u.fault = kNotANumber;
-      return;
-    }
+    frames<true, bounded>(last * segment_frames, u.T);
+  }
+
+  template <bool bounded>
+  void backward() {
     int64_t pair = u.S;
-    bool on_label = !(state[u.S] > state[width + u.S]);
-    if (state[on_label ? width + u.S : u.S] == -infinity()) {
-      u.fault = kImpossible;
-      return;
-    }
+    bool on_label = ends_on_label();
+    const int64_t last = segments() - 1;
     for (int64_t s = last; s >= 0; --s) {
       const int64_t first = s * segment_frames, end = at_most(u.T, first + segment_frames);
       if (s != last) {
-        checkpoint(state, saved + s * 2 * width);
-        frames<true>(first, end);
+        restore(saved + s * 2 * width);
+        frames<true, bounded>(first, end);
       }
       for (int64_t t = end - 1; t >= first; --t) {
         u.path[t] = on_label ? label[pair] : u.blank;
@@ -232,6 +305,44 @@ struct Alignment {
         }
       }
     }
+  }
+
+  // Whether the best path has been found among the states that have lost no more than it.
+  bool run_bounded() {
+    double rounding;
+    if (!find_ceiling(&rounding)) return false;
+    for (double guess : kLosses) {
+      loss = guess;
+      forward<true>();
+      if (live_first < live_end && best_score() >= ceiling[u.T - 1] - guess + 2 * rounding) {
+        backward<true>();
+        return true;
+      }
+    }
+    return false;
+  }
+
+  void run_whole() {
+    forward<false>();
+    if (suspicious && !u.nan_is_impossible && reads_nan()) {
+      u.fault = kNotANumber;
+      return;
+    }
+    if (best_score() == -infinity()) {
+      u.fault = kImpossible;
+      return;
+    }
+    backward<false>();
+  }
+
+  void run() {
+    lay_out(u.workspace);
+    if (u.from_logits && !normalise()) {
+      u.fault = kNotANumber;
+      return;
+    }
+    if (!run_bounded()) run_whole();
+    if (u.fault) return;
     for (int64_t t = 0; t < u.T; ++t) {
       const Scalar score = to_scalar(row(t)[u.path[t]]);
       static_cast<Scalar*>(u.path_scores)[t] = u.from_logits ? (Scalar)(score - normaliser[t]) : score;

@@ -180,6 +180,7 @@ TableBlock NGramBuilder::finish(int32_t start, int32_t end, int32_t unknown) {
   if (has_steps<NGramStep>(static_cast<int64_t>(nodes_.size()), words())) {
     header.steps_at = layout.array<NGramStep>(nodes_.size() * unigram_scores_.size());
   }
+  header.nodes = static_cast<int32_t>(nodes_.size());
   header.words = words();
   header.unknown = unknown;
   header.end = end;

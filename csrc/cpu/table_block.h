@@ -11,14 +11,19 @@
 
 namespace fastctc {
 
-enum class TableKind : uint32_t { ngram = 0x6d676e32, lexicon = 0x78656c32, hotwords = 0x746f6833 };
+enum class TableKind : uint32_t {
+  ngram = 0x6d676e33,
+  lexicon = 0x78656c32,
+  hotwords = 0x746f6834,
+  bonus_rows = 0x776f7231,
+};
 
 struct NGramHeader {
   TableKind kind;
   uint32_t slots;
   int64_t nodes_at, arcs_at, unigrams_at;
   int64_t steps_at;  // 0: none
-  int32_t words, unknown, end, start;
+  int32_t nodes, words, unknown, end, start;
   float best;
 };
 
@@ -32,9 +37,18 @@ struct HotwordsHeader {
   int32_t start;
   int64_t nodes_at, extra_at;
   int64_t steps_at;  // 0: none
-  int32_t symbols;
+  int32_t nodes, symbols;
   float largest_rise;
   float most_held, most_gain[2];  // the latter of nodes along a boundary, and along other symbols
+};
+
+// Rows of `columns` bonuses, a class each: (ngram_rows) by the n-gram model's node and (symbol_rows) by the hotwords'.
+struct BonusRowsHeader {
+  TableKind kind;
+  int32_t columns;
+  int32_t ngram_rows, symbol_rows;  // 1 of what there is not
+  int32_t boundaries;               // classes of the boundary between words, which are listed
+  int64_t boundaries_at, ngram_at, symbols_at;
 };
 
 // Automata of few states and symbols, as of a model of characters, have a table of all steps.

@@ -174,6 +174,7 @@ TableBlock make_hotwords(const int32_t* symbols, const int64_t* first, int64_t c
   header.extra_at = layout.array<HotwordNode>(trie.ranges.size());
   for (const TrieNode& node : trie.nodes) header.symbols = std::max(header.symbols, node.symbol + 1);
   const auto states = static_cast<int64_t>(trie.ranges.size());
+  header.nodes = static_cast<int32_t>(states);
   if (has_steps<HotwordStep>(states, header.symbols)) {
     header.steps_at = layout.array<HotwordStep>(static_cast<std::size_t>(states * header.symbols));
   }

@@ -18,7 +18,7 @@ T* at(Address address) {
 
 fastctc::BeamSearchOptions options_of(int64_t C, int64_t blank, int64_t beam_size, bool from_logits,
                                       double beam_threshold, int64_t top_k, double top_p, double blank_skip_threshold,
-                                      bool timesteps, bool confidence, Address fusion) {
+                                      bool timesteps, bool confidence, Address fusion, Address bonus_rows) {
   fastctc::BeamSearchOptions o;
   o.C = C;
   o.blank = blank;
@@ -31,6 +31,7 @@ fastctc::BeamSearchOptions options_of(int64_t C, int64_t blank, int64_t beam_siz
   o.timesteps = timesteps;
   o.confidence = confidence;
   o.fusion = at<const fastctc::FusionView>(fusion);
+  o.bonus_rows = at<const void>(bonus_rows);
   return o;
 }
 
@@ -86,7 +87,7 @@ void bind_beam_search(py::module_& m) {
   py::class_<fastctc::BeamSearchOptions>(m, "BeamSearchOptions")
       .def(py::init(&options_of), py::arg("C"), py::arg("blank"), py::arg("beam_size"), py::arg("from_logits"),
            py::arg("beam_threshold"), py::arg("top_k"), py::arg("top_p"), py::arg("blank_skip_threshold"),
-           py::arg("timesteps"), py::arg("confidence"), py::arg("fusion") = 0);
+           py::arg("timesteps"), py::arg("confidence"), py::arg("fusion") = 0, py::arg("bonus_rows") = 0);
 
   py::class_<Batch>(m, "BeamResults")
       .def("longest", &longest, "Tokens of the longest labelling.")

@@ -63,9 +63,9 @@ fastctc::TableAddress table(const std::pair<Address, Address>& addresses) {
   return {at<void>(addresses.first), at<void>(addresses.second)};
 }
 
-py::bytes fusion_view(std::pair<Address, Address> ngram, std::pair<Address, Address> lexicon,
-                      std::pair<Address, Address> hotwords, std::pair<Address, Address> tokens, int64_t C, int unit,
-                      float ngram_weight, float word_score, float unknown_score) {
+fastctc::FusionParams fusion_params(std::pair<Address, Address> ngram, std::pair<Address, Address> lexicon,
+                                    std::pair<Address, Address> hotwords, std::pair<Address, Address> tokens, int64_t C,
+                                    int unit, float ngram_weight, float word_score, float unknown_score) {
   fastctc::FusionParams p;
   p.ngram = table(ngram);
   p.lexicon = table(lexicon);
@@ -76,8 +76,21 @@ py::bytes fusion_view(std::pair<Address, Address> ngram, std::pair<Address, Addr
   p.ngram_weight = ngram_weight;
   p.word_score = word_score;
   p.unknown_score = unknown_score;
-  const fastctc::FusionView view = fastctc::make_fusion_view(p);
+  return p;
+}
+
+py::bytes fusion_view(const fastctc::FusionParams& params) {
+  const fastctc::FusionView view = fastctc::make_fusion_view(params);
   return py::bytes(reinterpret_cast<const char*>(&view), sizeof view);
+}
+
+py::bytes make_bonus_rows(const fastctc::FusionParams& params, int64_t blank) {
+  fastctc::TableBlock block;
+  {
+    py::gil_scoped_release unlocked;
+    block = fastctc::make_bonus_rows(params, blank);
+  }
+  return to_bytes(block);
 }
 
 using State = std::tuple<int32_t, int32_t, int32_t>;
@@ -128,10 +141,11 @@ void bind_language_model(py::module_& m) {
         py::arg("ngram_words"));
   m.def("make_hotwords", &make_hotwords, py::arg("symbols"), py::arg("first"), py::arg("count"), py::arg("bonuses"),
         py::arg("after_boundary"));
-  m.def("fusion_view", &fusion_view,
-        "A FusionView as bytes, to be passed on by its address. Tables are (address on the host, address to read).",
-        py::arg("ngram"), py::arg("lexicon"), py::arg("hotwords"), py::arg("tokens"), py::arg("C"), py::arg("unit"),
-        py::arg("ngram_weight"), py::arg("word_score"), py::arg("unknown_score"));
+  py::class_<fastctc::FusionParams>(m, "FusionParams", "Tables are (address on the host, address to read).")
+      .def(py::init(&fusion_params), py::arg("ngram"), py::arg("lexicon"), py::arg("hotwords"), py::arg("tokens"),
+           py::arg("C"), py::arg("unit"), py::arg("ngram_weight"), py::arg("word_score"), py::arg("unknown_score"));
+  m.def("fusion_view", &fusion_view, "A FusionView as bytes, to be passed on by its address.", py::arg("params"));
+  m.def("make_bonus_rows", &make_bonus_rows, py::arg("params"), py::arg("blank"));
   m.def("fusion_start", &fusion_start, py::arg("view"));
   m.def("fusion_extend", &fusion_extend, "Returns (bonus, next state).", py::arg("view"), py::arg("state"),
         py::arg("token"));

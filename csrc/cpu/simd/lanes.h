@@ -84,6 +84,20 @@ struct LaneSets {
     return bits;
   }
 
+  // those of W words whose bit is 0
+  FASTCTC_INLINE uint32_t without_bit(const uint64_t* words, int bit) {
+#ifdef __AVX512F__
+    if constexpr (kAvx512) {
+      const __m512i it = _mm512_set1_epi64((long long)((uint64_t)1 << bit));
+      return (uint32_t)_mm512_testn_epi64_mask(_mm512_loadu_si512(words), it) |
+             (uint32_t)_mm512_testn_epi64_mask(_mm512_loadu_si512(words + 8), it) << 8;
+    }
+#endif
+    uint32_t bits = 0;
+    for (int i = 0; i < W; ++i) bits |= (uint32_t)(~words[i] >> bit & 1) << i;
+    return bits;
+  }
+
   // a where the bit is set, else b
   FASTCTC_INLINE F pick(uint32_t bits, F a, F b) {
 #ifdef __AVX512F__

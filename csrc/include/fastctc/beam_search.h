@@ -24,6 +24,7 @@ struct BeamSearchOptions {
   double top_p = 1;                    // only the best classes that reach this probability together; 1: all
   double blank_skip_threshold = 1;     // a frame whose blank is more probable counts as blank; 1: none
   const FusionView* fusion = nullptr;  // to host memory that lives as long as the search; null: none
+  const void* bonus_rows = nullptr;    // make_bonus_rows's block of it, which lives as long; null: none
 
   bool timesteps = false;   // find out when each token is emitted
   bool confidence = false;  // and how surely; needs timesteps
