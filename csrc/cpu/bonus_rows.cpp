@@ -16,9 +16,7 @@ int64_t columns_for(int64_t C) {
 }
 
 // A token's bonus is that of the model and that of its one symbol, whatever was before in the open word.
-bool are_sums(const FusionView& f) {
-  return f.one_symbol && f.lexicon.nodes == nullptr && f.unit != NGramUnit::word;
-}
+bool are_sums(const FusionView& f) { return f.one_symbol && f.lexicon.nodes == nullptr && f.unit != NGramUnit::word; }
 
 bool is_boundary(const FusionView& f, int64_t c) {
   return f.first_symbol[c] < f.first_symbol[c + 1] && f.symbols[f.first_symbol[c]] == kBoundarySymbol;

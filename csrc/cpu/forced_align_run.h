@@ -24,8 +24,8 @@ namespace {
 
 using fastctc::AlignUtterance;
 
-constexpr int64_t kGroup = 8;       // pairs whose back-pointers share bytes
-constexpr int64_t kGroupBytes = 2;  // l_i > b_i; q_(i-1) > l_i
+constexpr int64_t kGroup = 8;            // pairs whose back-pointers share bytes
+constexpr int64_t kGroupBytes = 2;       // l_i > b_i; q_(i-1) > l_i
 constexpr double kLosses[] = {40, 200};  // guesses, in nats: one group of labels or two at a time, and several
 constexpr int64_t kFewestGroups = 4;     // of fewer there is little to leave out
 constexpr int kImpossible = 1, kNotANumber = 2;
@@ -68,8 +68,8 @@ struct Alignment {
   Scalar* wide_row;         // float16 only: a whole frame, where that is less work than converting label by label
   bool suspicious = false;  // a score that was looked at is NaN or +inf
 
-  double loss = 0;                // states that have lost more are left out
-  int64_t live_first, live_end;   // pairs, whole groups of them, outside of which all states are -inf
+  double loss = 0;               // states that have lost more are left out
+  int64_t live_first, live_end;  // pairs, whole groups of them, outside of which all states are -inf
 
   explicit Alignment(AlignUtterance& utterance) : u(utterance) {}
 

@@ -75,8 +75,8 @@ struct FusionParams {
 // Throws std::invalid_argument where a block is not a table of its kind.
 FusionView make_fusion_view(const FusionParams& params);
 
-// The bonuses of all classes at once, for each node of the n-gram model and of the hotwords, so that a state's are a sum
-// of two rows. Empty where there is no such sum (lexicons, models of words, tokens of several symbols) and where it
+// The bonuses of all classes at once, for each node of the n-gram model and of the hotwords, so that a state's are a
+// sum of two rows. Empty where there is no such sum (lexicons, models of words, tokens of several symbols) and where it
 // would be large: above 64 classes, or 32 MiB. The blank's is -inf. Throws as above.
 TableBlock make_bonus_rows(const FusionParams& params, int64_t blank);
 
