@@ -170,11 +170,12 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
       if constexpr (fused) {
         const Scalar* const column = priced + (c & (columns - 1));
         const I at = S::load(prices + i);
+        F factors = Sets::gather(column, at);
         if (!this->exact_rows()) {
-          if (this->rows_are_whole()) bits &= Sets::not_below(x * Sets::gather(column, at), least);
-          price_column(bits, c, i);
+          if (this->rows_are_whole()) bits &= Sets::not_below(x * factors, least);
+          factors = price_column(bits, c, i, factors);
         }
-        x = x * Sets::gather(column, at);
+        x = x * factors;
         bits &= Sets::not_below(x, least);
       }
       note(x, bits, Sets::count_from((Int)(k * width + i)));
@@ -193,14 +194,16 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
   }
 
   // What extensions of some slots by a token give is worked out once for a state, and only where the most that it could
-  // be would do.
-  void price_column(uint32_t lanes, Int c, int64_t slot) {
+  // be would do. Gathering it from where it has just been put would wait for the stores.
+  F price_column(uint32_t lanes, Int c, int64_t slot, F known) {
     uint32_t unknown = 0;
     for (uint32_t rest = lanes; rest; rest &= rest - 1) {
       const int i = lowest_bit(rest);
       if (priced_token[prices[slot + i] + (c & (columns - 1))] != (int32_t)c) unknown |= 1u << i;
     }
-    price(unknown, [&](int i) { return slot + i; }, [&](int) { return (int32_t)c; });
+    if (!unknown) return known;
+    const F found = price(unknown, [&](int i) { return slot + i; }, [&](int) { return (int32_t)c; });
+    return Sets::pick(unknown, found, known);
   }
 
   void price_if_new(int64_t slot, int c) {
@@ -208,8 +211,7 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
   }
 
   template <class Slot, class Token>
-  void price(uint32_t lanes, Slot slot_of, Token token_of) {
-    if (!lanes) return;
+  F price(uint32_t lanes, Slot slot_of, Token token_of) {
     const BeamFusion& f = *options.fusion;
     Scalar bonuses[W];
     S::store(bonuses, S::set1(0));
@@ -219,13 +221,15 @@ struct BeamExtensions : BeamFrame<S, X, fused> {
       if (b > BeamLimits<Scalar>::kHighestBonus) state.excessive_bonus = b;
       bonuses[i] = (Scalar)b;
     }
-    S::store(bonuses, exp_value<S>(S::load(bonuses)));
+    const F factors = exp_value<S>(S::load(bonuses));
+    S::store(bonuses, factors);
     for (uint32_t rest = lanes; rest; rest &= rest - 1) {
       const int i = lowest_bit(rest);
       const int64_t at = prices[slot_of(i)] + (token_of(i) & (columns - 1));
       priced[at] = bonuses[i];
       priced_token[at] = token_of(i);
     }
+    return factors;
   }
 
   // Drops the new prefixes that score less.
