@@ -12,7 +12,11 @@ from benchmarks.targets import target_of, verdict
 Row = dict[str, Any]
 
 MODE_NAMES = {"train": "forward and backward", "forward": "forward only"}
-SCORES_NAMES = {"logits": "logits", "log_probs": "log-probabilities"}
+SCORES_NAMES = {
+    "logits": "logits",
+    "log_probs": "log-probabilities",
+    "agreeing": "log-probabilities that agree",
+}
 VERDICT_NAMES = {"met": "met", "stretch": "met, and the stretch", "missed": "**missed**"}
 NORM_PEERS = {
     "eager": "torch",

@@ -312,7 +312,7 @@ def lost(frames: int, first: int, end: int, loss: float) -> list[float]:
 @pytest.mark.parametrize("loss", [4.0, 10.0, 45.0])
 def test_a_path_that_loses_late_does_not_hide_a_better_one(cpu_target: str, loss: float) -> None:
     """One loses early, far from the other, which loses a little more in the last frame alone."""
-    frames, labels = 90, 35
+    frames, labels = 120, 60
     early = (0, lost(frames, 12, 17, loss))
     scores, target = walks(frames, labels, early, (frames - labels, [0.0] * frames))
     # the late one has to be on the last label; the early one may be on the blank after it
@@ -320,6 +320,16 @@ def test_a_path_that_loses_late_does_not_hide_a_better_one(cpu_target: str, loss
     path, _ = forced_align(scores, target)
     assert path[:-1].tolist() == [min(t + 1, labels) for t in range(frames - 1)]
     assert path[-1] == 0
+
+
+def test_a_second_guess_does_not_hide_a_better_path_either(cpu_target: str) -> None:
+    """Both lose more than the first guess; the second one is between the two."""
+    frames, labels = 120, 60
+    early, late = lost(frames, 90, 95, 18), lost(frames, 88, 89, 45)
+    scores, target = walks(frames, labels, (0, early), (frames - labels, late))
+    scores[-1] = torch.tensor([-1.5, *[-1001.5] * (labels - 2), -1.5, -63.5])
+    path, _ = forced_align(scores, target)
+    assert path.tolist() == [*[min(t + 1, labels) for t in range(frames - 1)], 0]
 
 
 def test_what_was_left_out_does_not_come_back(cpu_target: str) -> None:
@@ -339,11 +349,14 @@ def test_scores_of_any_size_have_their_best_path(cpu_target: str, scale: float) 
     assert_same(case, align(case))
 
 
+@pytest.mark.parametrize("frame", [25, 225, 440])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_no_number_is_found_off_the_best_path(cpu_target: str, value: float) -> None:
+def test_what_is_no_number_is_found_off_the_best_path(
+    cpu_target: str, value: float, frame: int
+) -> None:
     case = agreeing_case(0)
-    frame = len(case.scores) // 2
-    label = int(case.targets[0, 20])  # far from where the path is in the middle, and yet in reach
+    # in reach, and far from where the path is, but for the last
+    label = int(case.targets[0, frame // 5 + (15 if frame < 300 else -1)])
     case.scores[frame, 0, label] = value
     assert_same(case, align(case))
     assert torch.all(align(case)[0][0] == -1)

@@ -12,8 +12,8 @@
 //
 // No path gains more in a frame than the frame's largest score. So a state that has lost more to the sum of those than
 // the best path will in the end is on no best path, and where a trained model agrees with the labels few states have
-// not. Such states are left out, groups of them, on a guess of how much the best path loses: once it is found the guess
-// is known to be right, or is replaced.
+// not. Such states are left out, groups of them, on a guess of how much the best path loses. Once a path is found that
+// loses no more, the guess is known to be right; else there is a second one.
 #pragma once
 
 #include "forced_align_kernel.h"
@@ -24,10 +24,12 @@ namespace {
 
 using fastctc::AlignUtterance;
 
-constexpr int64_t kGroup = 8;            // pairs whose back-pointers share bytes
-constexpr int64_t kGroupBytes = 2;       // l_i > b_i; q_(i-1) > l_i
-constexpr double kLosses[] = {40, 200};  // guesses, in nats: one group of labels or two at a time, and several
-constexpr int64_t kFewestGroups = 4;     // of fewer there is little to leave out
+constexpr int64_t kGroup = 8;                            // pairs whose back-pointers share bytes
+constexpr int64_t kGroupBytes = 2;                       // l_i > b_i; q_(i-1) > l_i
+constexpr double kFirstGuess = 40, kLargestGuess = 200;  // nats: one group of labels or two at a time, and several
+constexpr double kHaste = 1.5;                           // what is lost may be lost faster later on
+constexpr double kSurprises = 20;     // nats that the first frames may lose by chance: a label or two
+constexpr int64_t kFewestGroups = 8;  // of fewer there is little to leave out
 constexpr int kImpossible = 1, kNotANumber = 2;
 
 // W scalars to doubles
@@ -70,6 +72,7 @@ struct Alignment {
 
   double loss = 0;               // states that have lost more are left out
   int64_t live_first, live_end;  // pairs, whole groups of them, outside of which all states are -inf
+  int64_t last_frame;            // the last one with live states
 
   explicit Alignment(AlignUtterance& utterance) : u(utterance) {}
 
@@ -178,6 +181,7 @@ struct Alignment {
   template <bool keep, bool bounded>
   void frames(int64_t first, int64_t end) {
     for (int64_t t = first; t < end && (!bounded || live_first < live_end); ++t) {
+      last_frame = t;
       uint8_t* const pointers = back + (t - first) * row_bytes;
       if (wide_row) {
         for_each_vector<S>(row(t), u.C, [&](int64_t c, typename S::F x, int64_t) { S::store(wide_row + c, x); });
@@ -232,17 +236,17 @@ struct Alignment {
     while (live_first < live_end && is_dead(live_end - kGroup)) live_end -= kGroup;
   }
 
-  // The largest scores of all frames, and whether they bound all scores that a path can read: where there is a NaN or a
-  // +inf among them they do not.
-  bool find_largest() {
+  // The largest scores of frames [first, end), and whether they bound all scores that a path can read: where there is a
+  // NaN or a +inf among them they do not.
+  bool find_largest(int64_t first, int64_t end) {
     if (u.largest) {
-      FASTCTC_COPY(ceiling, u.largest, u.T * sizeof *ceiling);
+      FASTCTC_COPY(ceiling + first, u.largest + first, (end - first) * sizeof *ceiling);
       return true;
     }
     if (u.from_logits) return true;  // normalise() has found them
     if (u.C > 4 * width) return false;
     const typename S::F limit = S::set1((Scalar)infinity());
-    for (int64_t t = 0; t < u.T; ++t) {
+    for (int64_t t = first; t < end; ++t) {
       typename S::F most = S::set1(-(Scalar)infinity());
       unsigned numbers = (1u << S::W) - 1;
       for_each_vector<S>(row(t), u.C, [&](int64_t, typename S::F x, int64_t) {
@@ -255,17 +259,19 @@ struct Alignment {
     return true;
   }
 
-  // Whether states can be left out. Sums of the frames' largest scores are then in `ceiling`, and off by no more than
-  // `rounding`, as all paths' are that matter.
-  bool find_ceiling(double* rounding) {
-    if (width < kFewestGroups * kGroup || !find_largest()) return false;
-    double sum = 0, largest = 0;
-    for (int64_t t = 0; t < u.T; ++t) {
-      ceiling[t] = sum += ceiling[t];
-      largest = at_least(largest, sum < 0 ? -sum : sum);
-    }
-    *rounding = 4e-16 * (double)u.T * (largest + kLosses[1]);
-    return *rounding < 1;  // not where they are infinite, or no numbers
+  // Adds them up, from those before `first`.
+  bool find_ceiling(int64_t first, int64_t end) {
+    if (!find_largest(first, end)) return false;
+    double sum = first > 0 ? ceiling[first - 1] : 0;
+    for (int64_t t = first; t < end; ++t) ceiling[t] = sum += ceiling[t];
+    return true;
+  }
+
+  // Sums along paths that matter are off by no more.
+  double rounding() const {
+    double largest = kLargestGuess;
+    for (int64_t t = 0; t < u.T; ++t) largest = at_least(largest, ceiling[t] < 0 ? -ceiling[t] : ceiling[t]);
+    return 8e-16 * (double)u.T * largest;
   }
 
   bool ends_on_label() const { return !(state[u.S] > state[width + u.S]); }
@@ -309,18 +315,35 @@ struct Alignment {
 
   // Whether the best path has been found among the states that have lost no more than it.
   bool run_bounded() {
-    double rounding;
-    if (!find_ceiling(&rounding)) return false;
-    for (double guess : kLosses) {
-      loss = guess;
-      forward<true>();
-      if (live_first < live_end && best_score() >= ceiling[u.T - 1] - guess + 2 * rounding) {
-        backward<true>();
-        return true;
-      }
-    }
-    return false;
+    if (width < kFewestGroups * kGroup || !agrees_at_first() || !find_ceiling(probe(), u.T)) return false;
+    const double slack = 2 * rounding();
+    if (!(slack < 1)) return false;  // where scores are infinite, or too large
+    forward<true>();
+    if (lost_by(u.T - 1, best_score()) <= loss - slack) return backward<true>(), true;
+    // what is found is a bound for the best path; where nothing is, it will be lost at the rate so far
+    const double found = lost_by(u.T - 1, best_score());
+    loss = found < infinity() ? found + 2 * slack : kHaste * loss * (double)u.T / (double)(last_frame + 1);
+    if (loss > kLargestGuess) return false;
+    forward<true>();
+    if (!(lost_by(u.T - 1, best_score()) <= loss - slack)) return false;
+    backward<true>();
+    return true;
   }
+
+  // Whether the first frames let hope that no path loses too much to gain from all this.
+  bool agrees_at_first() {
+    if (!find_ceiling(0, probe())) return false;
+    loss = kFirstGuess;
+    start();
+    frames<false, true>(0, probe());
+    double best = -infinity();
+    for (int64_t i = 0; i < 2 * width; ++i) best = at_least(best, state[i]);
+    const double lost = lost_by(probe() - 1, best) - kSurprises;
+    return kHaste * lost * (double)u.T / (double)probe() <= kLargestGuess;
+  }
+  int64_t probe() const { return (u.T + 15) / 16; }
+
+  double lost_by(int64_t t, double score) const { return live_first < live_end ? ceiling[t] - score : infinity(); }
 
   void run_whole() {
     forward<false>();
