@@ -350,6 +350,16 @@ def test_scores_of_any_size_have_their_best_path(cpu_target: str, scale: float) 
 
 
 @pytest.mark.parametrize("frame", [25, 225, 440])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_frame_that_nothing_can_be_in_is_found(
+    cpu_target: str, frame: int, dtype: torch.dtype
+) -> None:
+    case = agreeing_case(0, dtype=dtype)
+    case.scores[frame, 0] = -math.inf
+    assert assert_same(case, align(case)).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("frame", [25, 225, 440])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_no_number_is_found_off_the_best_path(
     cpu_target: str, value: float, frame: int

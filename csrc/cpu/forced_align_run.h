@@ -270,7 +270,10 @@ struct Alignment {
   // Sums along paths that matter are off by no more.
   double rounding() const {
     double largest = kLargestGuess;
-    for (int64_t t = 0; t < u.T; ++t) largest = at_least(largest, ceiling[t] < 0 ? -ceiling[t] : ceiling[t]);
+    for (int64_t t = 0; t < u.T; ++t) {
+      const double size = ceiling[t] < 0 ? -ceiling[t] : ceiling[t];
+      if (!(size <= largest)) largest = size;  // NaN as well
+    }
     return 8e-16 * (double)u.T * largest;
   }
 
@@ -337,7 +340,7 @@ struct Alignment {
     start();
     frames<false, true>(0, probe());
     double best = -infinity();
-    for (int64_t i = 0; i < 2 * width; ++i) best = at_least(best, state[i]);
+    for (int64_t i = 0; i < 2 * width; ++i) best = state[i] > best ? state[i] : best;
     const double lost = lost_by(probe() - 1, best) - kSurprises;
     return kHaste * lost * (double)u.T / (double)probe() <= kLargestGuess;
   }
