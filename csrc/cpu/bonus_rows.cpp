@@ -1,3 +1,4 @@
+// What tokens add to a score, in rows of all classes.
 #include <limits>
 
 #include "cpu/table_block.h"
@@ -34,6 +35,13 @@ float symbol_bonus(const FusionView& f, int32_t node, int64_t c) {
   return f.hotwords.nodes != nullptr ? words + hotword_step(f.hotwords, f.symbols[f.first_symbol[c]], &node) : words;
 }
 
+template <typename Bonus>
+void fill_rows(TableBlock& block, int64_t at, int32_t rows, int32_t columns, Bonus bonus) {
+  float* out = table_array<float>(block, at);
+  for (int32_t node = 0; node < rows; ++node)
+    for (int64_t c = 0; c < columns; ++c) *out++ = bonus(node, c);
+}
+
 }  // namespace
 
 TableBlock make_bonus_rows(const FusionParams& p, int64_t blank) {
@@ -62,16 +70,13 @@ TableBlock make_bonus_rows(const FusionParams& p, int64_t blank) {
   int32_t* boundary = table_array<int32_t>(block, header.boundaries_at);
   for (int32_t c = 0; c < p.C; ++c)
     if (is_boundary(f, c)) *boundary++ = c;
-  float* of_ngram = table_array<float>(block, header.ngram_at);
-  for (int32_t node = 0; node < header.ngram_rows; ++node)
-    for (int64_t c = 0; c < header.columns; ++c) {
-      const bool is_token = c < p.C && c != blank;
-      const float bonus = is_token && f.unit == NGramUnit::token ? ngram_bonus(f, node, c) : 0;
-      *of_ngram++ = is_token ? bonus : -std::numeric_limits<float>::infinity();
-    }
-  float* of_symbol = table_array<float>(block, header.symbols_at);
-  for (int32_t node = 0; node < header.symbol_rows; ++node)
-    for (int64_t c = 0; c < header.columns; ++c) *of_symbol++ = c < p.C ? symbol_bonus(f, node, c) : 0;
+  const float never = -std::numeric_limits<float>::infinity();
+  fill_rows(block, header.ngram_at, header.ngram_rows, header.columns, [&](int32_t node, int64_t c) {
+    if (c >= p.C || c == blank) return never;
+    return f.unit == NGramUnit::token ? ngram_bonus(f, node, c) : 0.0f;
+  });
+  fill_rows(block, header.symbols_at, header.symbol_rows, header.columns,
+            [&](int32_t node, int64_t c) { return c < p.C ? symbol_bonus(f, node, c) : 0.0f; });
   return block;
 }
 
