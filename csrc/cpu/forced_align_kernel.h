@@ -13,7 +13,7 @@ struct AlignUtterance {
   int64_t blank;
   bool from_logits;
   bool nan_is_impossible;  // NaN and +inf count as -inf; else a row where a path can read one has a fault
-  const double* largest;   // of each frame the largest score, finite, or NaN; null: not known
+  const double* largest;   // of each frame the largest score, NaN passed over; null: not known
   int64_t back_bytes;      // how much of back-pointers this row may keep before it checkpoints
   void* workspace;         // workspace_bytes() of it, 64-byte aligned
   int64_t* path;           // out: T classes
