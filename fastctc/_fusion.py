@@ -193,9 +193,10 @@ class Fusion:
         tables = (self._ngram, self._lexicon, self._hotwords, self._token_table)
         addresses = [address_of(table) if table else 0 for table in tables]
         self._host = addresses
-        self._view = compiled().fusion_view(self._params(addresses))
+        params = self._params(addresses)
+        self._view = compiled().fusion_view(params)
         self.address = address_of(self._view)
-        self._bonus_rows = compiled().make_bonus_rows(self._params(addresses), self._blank)
+        self._bonus_rows = compiled().make_bonus_rows(params, self._blank)
         self.bonus_rows = address_of(self._bonus_rows) if self._bonus_rows else 0
         self._on_device: dict[torch.device, tuple[bytes, list[torch.Tensor]]] = {}
 

@@ -9,6 +9,8 @@ namespace fastctc {
 // Where no word is open, a boundary between words adds what the former says. Rows go on to the end of a vector, and the
 // former are -inf at the blank and past C.
 struct BonusRows {
+  static constexpr int64_t kMostClasses = 64;  // there are no rows of more
+
   const float *ngram, *symbols;          // null: there are no rows
   int64_t ngram_stride, symbols_stride;  // from node to node
   const int32_t* boundaries;             // so many classes

@@ -47,7 +47,7 @@ struct BeamLayout {
   // Of each fusion state that is or was lately in the beam, a row: what is known of its extensions. That by token c has
   // the entry c % columns, where priced_token is c. Up to `columns` classes rows are whole: an entry without a token,
   // -1, is what that class gives at most, and those past C are 0.
-  static constexpr int64_t kMostColumns = 64;
+  static constexpr int64_t kMostColumns = fastctc::BonusRows::kMostClasses;
   int64_t rows, columns;  // powers of two
   int32_t* row_state;
   int32_t* row_users;   // slots in that state; -1: there is no state in the row

@@ -1,13 +1,14 @@
 // What tokens add to a score, in rows of all classes.
 #include <limits>
 
+#include "cpu/beam_search_kernel.h"
 #include "cpu/table_block.h"
 #include "fastctc/language_model.h"
 
 namespace fastctc {
 namespace {
 
-constexpr int64_t kFewestColumns = 16, kMostColumns = 64;
+constexpr int64_t kFewestColumns = 16;  // a vector of any target
 constexpr int64_t kMostBytes = int64_t{32} << 20;
 
 int64_t columns_for(int64_t C) {
@@ -45,7 +46,7 @@ void fill_rows(TableBlock& block, int64_t at, int32_t rows, int32_t columns, Bon
 }  // namespace
 
 TableBlock make_bonus_rows(const FusionParams& p, int64_t blank) {
-  if (p.C > kMostColumns) return {};
+  if (p.C > BonusRows::kMostClasses) return {};
   const FusionView f = make_fusion_view(p);
   if (!are_sums(f)) return {};
   BonusRowsHeader header{};

@@ -101,12 +101,15 @@ struct Alignment {
     return carve.used;
   }
 
-  void start() {
+  void read_labels() {
     for (int64_t i = 0; i < width; ++i) {
       label[i] = (int32_t)(i >= 1 && i <= u.S ? u.labels[i - 1] : u.blank);
       bar[i] = leaves(i) ? 0 : -infinity();
-      state[i] = state[width + i] = -infinity();
     }
+  }
+
+  void start() {
+    for (int64_t i = 0; i < 2 * width; ++i) state[i] = -infinity();
     state[0] = 0;
     live_first = 0;
     live_end = kGroup;
@@ -321,16 +324,21 @@ struct Alignment {
     if (width < kFewestGroups * kGroup || !agrees_at_first() || !find_ceiling(probe(), u.T)) return false;
     const double slack = 2 * rounding();
     if (!(slack < 1)) return false;  // where scores are infinite, or too large
-    forward<true>();
-    if (lost_by(u.T - 1, best_score()) <= loss - slack) return backward<true>(), true;
-    // what is found is a bound for the best path; where nothing is, it will be lost at the rate so far
-    const double found = lost_by(u.T - 1, best_score());
-    loss = found < infinity() ? found + 2 * slack : kHaste * loss * (double)u.T / (double)(last_frame + 1);
-    if (loss > kLargestGuess) return false;
-    forward<true>();
-    if (!(lost_by(u.T - 1, best_score()) <= loss - slack)) return false;
+    double lost = lost_by_best();
+    if (!(lost <= loss - slack)) {
+      // what is found is a bound for the best path; where nothing is, it will be lost at the rate so far
+      loss = lost < infinity() ? lost + 2 * slack : kHaste * loss * (double)u.T / (double)(last_frame + 1);
+      if (loss > kLargestGuess) return false;
+      lost = lost_by_best();
+      if (!(lost <= loss - slack)) return false;
+    }
     backward<true>();
     return true;
+  }
+
+  double lost_by_best() {
+    forward<true>();
+    return lost_by(u.T - 1, best_score());
   }
 
   // Whether the first frames let hope that no path loses too much to gain from all this.
@@ -363,6 +371,7 @@ struct Alignment {
 
   void run() {
     lay_out(u.workspace);
+    read_labels();
     if (u.from_logits && !normalise()) {
       u.fault = kNotANumber;
       return;
